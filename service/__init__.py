@@ -1,0 +1,1 @@
+"""The online half of oodgate: loads bundles with onnxruntime and answers over HTTP. Never imports torch or `training`."""

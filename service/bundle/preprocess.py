@@ -1,0 +1,106 @@
+"""Encoded bytes -> uint8 (H, W, 3). The one way a picture becomes pixels, in training, calibration and service alike.
+
+A score is calibrated on pixels, so every step that could move one is fixed here: formats, orientation, colour mode,
+filter. Knows nothing of HTTP; its errors say what was wrong with the picture.
+"""
+
+import io
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+Pixels = NDArray[np.uint8]
+
+
+class InvalidImage(Exception):
+    """A picture that cannot be answered. `reason` is one of a few stable words, for counting."""
+
+    reason = "invalid"
+
+
+class UnknownFormat(InvalidImage):
+    """The bytes are none of the accepted formats."""
+
+    reason = "format"
+
+
+class TooManyPixels(InvalidImage):
+    """The header declares more pixels than are decoded."""
+
+    reason = "pixels"
+
+
+class Undecodable(InvalidImage):
+    """The format is known, but the picture is broken or too small."""
+
+    reason = "undecodable"
+
+
+class InputSpec(BaseModel):
+    """How a picture is brought to the network's size: shorter side to `resize`, then the centre `crop` x `crop`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: Annotated[int, Field(ge=1, le=4096, description="height and width of the network's input, in pixels")]
+    resize: Annotated[int, Field(ge=1, le=4096, description="the shorter side after resizing, in pixels")]
+    crop: Annotated[int, Field(ge=1, le=4096, description="side of the centre crop, in pixels; equals size")]
+    interpolation: Literal["bilinear"] = "bilinear"
+
+
+def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels:
+    """Decodes one picture to (crop, crop, 3).
+
+    Raises UnknownFormat, TooManyPixels (from the header, before any pixel is decoded) or Undecodable.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnknownFormat(f"the {len(data)} bytes are none of the accepted formats: {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError as exc:
+        raise TooManyPixels(f"{exc}, at most {max_pixels} are decoded") from None
+    except Exception as exc:  # a decoder's parser meets arbitrary bytes: what it raises is not documented
+        raise Undecodable(f"image header cannot be read: {exc}") from None
+    with image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise TooManyPixels(f"image has {width}x{height} pixels, at most {max_pixels} are decoded")
+        if width < 2 or height < 2:
+            raise Undecodable(f"image has {width}x{height} pixels, at least 2x2 are needed")
+        try:
+            image.load()
+            return to_pixels(image, spec)
+        except Exception as exc:  # as above
+            raise Undecodable(f"{image.format} image cannot be decoded: {exc}") from None
+
+
+def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
+    """A decoded Pillow image (its first frame) to (crop, crop, 3): upright, 8-bit RGB, resized and centre-cropped."""
+    image = to_rgb(ImageOps.exif_transpose(image))
+    width, height = image.size
+    shorter = min(width, height)
+    if shorter != spec.resize:
+        # As torchvision's Resize: the longer side is truncated, not rounded.
+        scaled = (int(spec.resize * width / shorter), int(spec.resize * height / shorter))
+        image = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = round((image.width - spec.crop) / 2), round((image.height - spec.crop) / 2)
+    if (left, top) != (0, 0) or image.size != (spec.crop, spec.crop):
+        image = image.crop((left, top, left + spec.crop, top + spec.crop))
+    return np.asarray(image, dtype=np.uint8)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to 8-bit RGB: 16-bit grey keeps its high byte, transparency is laid on white."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow's own conversion clips at 255, which turns a 16-bit picture white.
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

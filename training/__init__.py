@@ -1,0 +1,1 @@
+"""The offline half of oodgate: trains, evaluates, calibrates and writes bundles. Needs torch."""

@@ -1,0 +1,71 @@
+"""What a run leaves on disk: `last.pt` (everything needed to go on) and `best.pt` (everything needed to use it).
+
+Each file is written beside its place and moved into it, so it is either the old one or the new one, never half of one.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.config import Recipe, TrainingError
+from training.networks import Classifier, build_network
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with what is known of it."""
+
+    network: Classifier
+    recipe: Recipe
+    classes: tuple[str, ...]
+    epoch: int
+    validation_accuracy: float
+    code_version: str
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes atomically. TrainingError when the disk is full or the place cannot be written; the old file stays."""
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as exc:  # torch reports a full disk as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise TrainingError(f"{path} cannot be written: {exc}") from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TrainingError(f"{path} does not exist") from None
+    except Exception as exc:  # a damaged zip, an old pickle, a foreign file: each raises its own kind
+        raise TrainingError(f"{path} is not a readable checkpoint: {exc}") from None
+    return state
+
+
+def load_trained(run: Path) -> Trained:
+    """The best network of a run, on the CPU, in evaluation mode."""
+    path = run if run.is_file() else run / "best.pt"
+    state = read(path)
+    try:
+        recipe = Recipe(**state["recipe"])
+        network = build_network(recipe.network, len(state["classes"]), state["mean"], state["std"], recipe.width)
+        network.load_state_dict(state["network"])
+    except (KeyError, TypeError, RuntimeError) as exc:
+        raise TrainingError(f"{path} is not a checkpoint of this version: {exc}") from None
+    return Trained(
+        network.eval(),
+        recipe,
+        tuple(state["classes"]),
+        state["epoch"],
+        state["validation_accuracy"],
+        state["code_version"],
+    )

@@ -1,0 +1,90 @@
+"""A recipe: everything that decides what training gives, in one frozen dataclass. The defaults are the paper's.
+
+Ding et al., Extended Logit Normalization, CVPR 2026, arXiv 2504.11434: SGD with Nesterov momentum, weight decay on all
+parameters, cosine per step without warm-up. The learning rate is never scaled: for another batch size it is the user's.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from service.bundle.preprocess import InputSpec
+from training.augment import Augmentation
+from training.networks import NetworkName
+
+LossName = Literal["ce", "logitnorm", "elogitnorm"]
+Precision = Literal["bf16", "fp32"]
+
+
+class TrainingError(Exception):
+    """What a person can put right: shown as one sentence, without a traceback."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Two runs of the same recipe on the same data and device give the same weights."""
+
+    data: str
+    validation: str | None = None
+    loss: LossName = "elogitnorm"
+    network: NetworkName = "resnet18_32x32"
+    width: int = 64
+    pretrained: bool = False
+    epochs: int = 100
+    batch_size: int = 128
+    lr: float = 0.1
+    final_lr: float = 1e-6
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augmentation: Augmentation | None = None
+    calibration_share: float = 0.1
+    calibration_limit: int = 5000
+    validation_share: float = 0.02
+    validation_limit: int = 1000
+    seed: int = 0
+    precision: Precision = "bf16"
+    compile: bool = False
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        checks = [
+            ("width", self.width, self.width >= 1, "at least 1"),
+            ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size, self.batch_size >= 2, "at least 2 (batch normalisation)"),
+            ("lr", self.lr, self.lr > 0, "above 0"),
+            ("calibration_share", self.calibration_share, 0 < self.calibration_share < 1, "between 0 and 1"),
+            ("calibration_limit", self.calibration_limit, self.calibration_limit >= 1, "at least 1"),
+            ("validation_share", self.validation_share, 0 < self.validation_share < 1, "between 0 and 1"),
+        ]
+        for name, value, good, allowed in checks:
+            if not good:
+                raise TrainingError(f"{name} is {value}, allowed is {allowed}")
+
+    @property
+    def small(self) -> bool:
+        return self.network == "resnet18_32x32"
+
+    @property
+    def input(self) -> InputSpec:
+        """What the trained network is served with."""
+        size = 32 if self.small else 224
+        return InputSpec(size=size, resize=32 if self.small else 256, crop=size)
+
+    @property
+    def training_input(self) -> InputSpec:
+        """What training keeps of each picture: the whole resized square, for the augmentation to cut from."""
+        return self.input.model_copy(update={"crop": self.input.resize, "size": self.input.resize})
+
+    @property
+    def augment(self) -> Augmentation:
+        return self.augmentation or ("crop-flip" if self.small else "resized-crop-flip")
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def default_run_folder(recipe: Recipe) -> Path:
+    """runs/<data>-<network>-<loss>-s<seed>."""
+    data = Path(recipe.data).stem if recipe.data else "data"
+    return Path("runs") / f"{data}-{recipe.network}-{recipe.loss}-s{recipe.seed}"

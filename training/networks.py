@@ -1,0 +1,94 @@
+"""The networks: uint8 pictures in, features and logits out. Normalisation is part of the network.
+
+Each network is a `Classifier`: a backbone that gives features (N, D) and a linear `head` that gives logits (N, C).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NetworkName = Literal["resnet18_32x32", "resnet18_224x224", "resnet50_224x224"]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Classifier(nn.Module):
+    """Pictures uint8 (N, H, W, 3) -> features (N, D) and logits (N, C)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, head: nn.Linear, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory already: nothing is copied.
+        features = self.backbone((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        return features, self.head(features)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut. He et al., Deep Residual Learning, CVPR 2016, arXiv 1512.03385."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.norm1(self.conv1(x)))
+        return functional.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet18Small(nn.Module):
+    """ResNet-18 for 32x32 pictures: a 3x3 stem with stride 1, no max-pool, 8 * width features."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        blocks: list[nn.Module] = []
+        inputs = width
+        for stage in range(4):
+            outputs = width * 2**stage
+            blocks += [BasicBlock(inputs, outputs, 1 if stage == 0 else 2), BasicBlock(outputs, outputs, 1)]
+            inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(functional.relu(self.norm(self.stem(x)))).mean(dim=(2, 3))
+
+
+def build_network(
+    name: NetworkName, classes: int, mean: Sequence[float], std: Sequence[float], width: int = 64, pretrained: bool = False
+) -> Classifier:
+    """A freshly initialised network, or one with torchvision's ImageNet weights in its backbone.
+
+    mean, std: per channel, of pixels in [0, 1]. ValueError for a combination that does not exist.
+    """
+    if name == "resnet18_32x32":
+        if pretrained:
+            raise ValueError("pretrained weights exist for resnet18_224x224 and resnet50_224x224, not for resnet18_32x32")
+        return Classifier(ResNet18Small(width), nn.Linear(8 * width, classes), mean, std)
+    if width != 64:
+        raise ValueError(f"width is {width}, but {name} has torchvision's fixed width; width is for resnet18_32x32")
+    from torchvision import models
+
+    if name == "resnet18_224x224":
+        backbone = models.resnet18(weights=models.ResNet18_Weights.IMAGENET1K_V1 if pretrained else None)
+    else:
+        backbone = models.resnet50(weights=models.ResNet50_Weights.IMAGENET1K_V1 if pretrained else None)
+    features = backbone.fc.in_features
+    backbone.fc = nn.Identity()
+    return Classifier(backbone, nn.Linear(features, classes), mean, std)
