@@ -1,0 +1,83 @@
+"""Raw score -> p-value -> reject: split-conformal thresholds and what they promise.
+
+n scores of calibration images, none seen in training, decide. A new ID image exchangeable with them has a p-value that
+is at most alpha with probability at most alpha (Bates et al., Testing for outliers with conformal p-values, Annals of
+Statistics 2023, arXiv 2104.08279). Nothing is promised about how many OOD images are caught.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Guarantee = Literal["pac", "marginal"]
+Scores = NDArray[np.float32]
+
+
+class TooFewCalibrationImages(Exception):
+    """No threshold can keep the asked promise with so few calibration images."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One threshold and its promise: an image is rejected when its score is above `threshold`."""
+
+    alpha: float
+    guarantee: Guarantee
+    threshold: float
+    expected_false_reject_ratio: float
+
+
+def open_gate(calibration: Scores, alpha: float, guarantee: Guarantee, delta: float) -> Gate:
+    """The threshold for at most a share alpha of ID images rejected.
+
+    calibration: (n,), sorted ascending. *marginal*: on average over calibration sets at most alpha. *pac*: with
+    probability at least 1 - delta over calibration sets at most alpha. Raises TooFewCalibrationImages.
+    """
+    n = len(calibration)
+    k = marginal_rank(n, alpha) if guarantee == "marginal" else pac_rank(n, alpha, delta)
+    if k < 1:
+        raise TooFewCalibrationImages(
+            f"alpha {alpha:g} with guarantee {guarantee} needs at least {images_needed(alpha, guarantee, delta)} calibration images, "
+            f"the bundle has {n}"
+        )
+    return Gate(alpha, guarantee, float(calibration[n - k]), k / (n + 1))
+
+
+def p_values(calibration: Scores, scores: Scores) -> NDArray[np.float64]:
+    """(1 + number of calibration scores >= s) / (n + 1) for each score: sorted (n,), (N,) -> (N,) in (0, 1]."""
+    n = len(calibration)
+    at_least = n - np.searchsorted(calibration, scores, side="left")
+    return (1 + at_least) / (n + 1)
+
+
+def marginal_rank(n: int, alpha: float) -> int:
+    """The rank k of the threshold from the top: the expected share rejected is k / (n + 1) <= alpha."""
+    # The tiny addend keeps 0.05 * 100 from being 4.999...
+    return math.floor(alpha * (n + 1) + 1e-9)
+
+
+def pac_rank(n: int, alpha: float, delta: float) -> int:
+    """Largest k with P(Beta(k, n + 1 - k) > alpha) <= delta; 0 if there is none.
+
+    The share of ID images above the k-th largest of n scores is Beta(k, n + 1 - k); its tail is a binomial's:
+    P(Beta(k, n + 1 - k) > alpha) = P(Binomial(n, alpha) < k).
+    """
+    below, k = 0.0, 0
+    while k < n:
+        below += math.exp(
+            math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(alpha) + (n - k) * math.log1p(-alpha)
+        )
+        if below > delta:
+            break
+        k += 1
+    return k
+
+
+def images_needed(alpha: float, guarantee: Guarantee, delta: float) -> int:
+    """The fewest calibration images with which anything may be rejected at all under this promise."""
+    if guarantee == "marginal":
+        return math.ceil(1 / alpha - 1 - 1e-9)
+    return math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
