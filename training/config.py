@@ -5,9 +5,10 @@ parameters, cosine per step without warm-up. The learning rate is never scaled: 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from service.bundle.preprocess import InputSpec
 from training.augment import Augmentation
@@ -49,17 +50,27 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks = [
-            ("width", self.width, self.width >= 1, "at least 1"),
-            ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size, self.batch_size >= 2, "at least 2 (batch normalisation)"),
-            ("lr", self.lr, self.lr > 0, "above 0"),
-            ("calibration_share", self.calibration_share, 0 < self.calibration_share < 1, "between 0 and 1"),
-            ("calibration_limit", self.calibration_limit, self.calibration_limit >= 1, "at least 1"),
-            ("validation_share", self.validation_share, 0 < self.validation_share < 1, "between 0 and 1"),
+            ("width", self.width >= 1, "at least 1"),
+            ("width", self.width == 64 or self.small, "64 for torchvision's networks; others are for resnet18_32x32"),
+            ("pretrained", not (self.pretrained and self.small), "False for resnet18_32x32: there are weights for the 224 networks only"),
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2 (batch normalisation)"),
+            ("lr", 0 < self.lr < math.inf, "above 0"),
+            ("final_lr", 0 <= self.final_lr < math.inf, "at least 0"),
+            ("momentum", 0 < self.momentum < 1, "between 0 and 1 (Nesterov)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("calibration_share", 0 < self.calibration_share < 1, "between 0 and 1"),
+            ("calibration_limit", self.calibration_limit >= 1, "at least 1"),
+            ("validation_share", 0 < self.validation_share < 1, "between 0 and 1"),
+            ("validation_limit", self.validation_limit >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "at least 0"),
         ]
-        for name, value, good, allowed in checks:
+        for name, known in (("loss", get_args(LossName)), ("network", get_args(NetworkName)), ("precision", get_args(Precision))):
+            checks.append((name, getattr(self, name) in known, " ".join(known)))
+        checks.append(("augmentation", self.augmentation in (None, *get_args(Augmentation)), " ".join(get_args(Augmentation))))
+        for name, good, allowed in checks:
             if not good:
-                raise TrainingError(f"{name} is {value}, allowed is {allowed}")
+                raise TrainingError(f"{name} is {getattr(self, name)}, allowed is {allowed}")
 
     @property
     def small(self) -> bool:
@@ -73,7 +84,9 @@ class Recipe:
 
     @property
     def training_input(self) -> InputSpec:
-        """What training keeps of each picture: the whole resized square, for the augmentation to cut from."""
+        """What training keeps of each picture: the whole resized square where the augmentation cuts windows from it."""
+        if self.augment != "resized-crop-flip":
+            return self.input
         return self.input.model_copy(update={"crop": self.input.resize, "size": self.input.resize})
 
     @property
@@ -86,5 +99,5 @@ class Recipe:
 
 def default_run_folder(recipe: Recipe) -> Path:
     """runs/<data>-<network>-<loss>-s<seed>."""
-    data = Path(recipe.data).stem if recipe.data else "data"
+    data = Path(recipe.data.partition("#")[0]).stem
     return Path("runs") / f"{data}-{recipe.network}-{recipe.loss}-s{recipe.seed}"

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
+
+HALF = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+def pictures(count: int, size: int) -> Tensor:
+    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "size", "features"),
+    [("resnet18_32x32", 64, 32, 512), ("resnet18_32x32", 8, 32, 64), ("resnet18_224x224", 64, 64, 512), ("resnet50_224x224", 64, 64, 2048)],
+)
+def test_a_network_gives_features_and_logits(name: str, width: int, size: int, features: int) -> None:
+    network = build_network(name, 7, *HALF, width).eval()  # type: ignore[arg-type]
+    with torch.inference_mode():
+        z, logits = network(pictures(2, size))
+    assert z.shape == (2, features) and logits.shape == (2, 7)
+
+
+def test_logits_are_the_head_of_the_features() -> None:
+    network = build_network("resnet18_32x32", 7, *HALF, 4).eval()
+    with torch.inference_mode():
+        z, logits = network(pictures(3, 32))
+        torch.testing.assert_close(logits, z @ network.head.weight.T + network.head.bias)
+
+
+def test_resnet18_for_32_pixels_has_11_17_million_parameters() -> None:
+    network = build_network("resnet18_32x32", 10, *HALF)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 11_173_962
+
+
+def test_the_first_stage_keeps_all_32_pixels_and_the_last_has_4() -> None:
+    seen: list[tuple[int, ...]] = []
+    network = build_network("resnet18_32x32", 10, *HALF, 2).eval()
+    for block in network.backbone.blocks:  # type: ignore[union-attr]
+        block.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    network(pictures(1, 32))
+    assert seen[0] == (1, 2, 32, 32) and seen[-1] == (1, 16, 4, 4)
+
+
+def test_the_network_normalises_the_pixels_itself() -> None:
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(dim=(2, 3))
+
+    network = Classifier(Mean(), nn.Linear(3, 2), (0.2, 0.4, 0.6), (0.1, 0.2, 0.5))
+    features, _ = network(torch.tensor([51, 204, 255], dtype=torch.uint8).expand(1, 8, 8, 3))
+    torch.testing.assert_close(features, torch.tensor([[0.0, 2.0, 0.8]]))
+
+
+def test_224_networks_are_torchvisions() -> None:
+    ours = build_network("resnet18_224x224", 1000, IMAGENET_MEAN, IMAGENET_STD).eval()
+    theirs = models.resnet18(weights=None).eval()
+    theirs.load_state_dict(ours.backbone.state_dict() | {"fc." + key: value for key, value in ours.head.state_dict().items()})
+    images = pictures(2, 64)
+    prepared = models.ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=64, resize_size=64)(images.permute(0, 3, 1, 2))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images)[1], theirs(prepared), rtol=1e-4, atol=1e-4)
+
+
+def test_pretrained_weights_are_torchvisions_with_a_new_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    theirs = models.resnet18(weights=None)
+    file = tmp_path / "hub" / "checkpoints" / Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
+    file.parent.mkdir(parents=True)
+    torch.save(theirs.state_dict(), file)
+    ours = build_network("resnet18_224x224", 7, IMAGENET_MEAN, IMAGENET_STD, pretrained=True)
+    assert torch.equal(ours.backbone.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)  # type: ignore[union-attr,index]
+    assert ours.head.weight.shape == (7, 512)
+
+
+def test_there_are_no_pretrained_weights_for_32_pixels() -> None:
+    with pytest.raises(ValueError, match="not for resnet18_32x32"):
+        build_network("resnet18_32x32", 7, *HALF, pretrained=True)
+
+
+def test_torchvisions_networks_have_one_width() -> None:
+    with pytest.raises(ValueError, match="width is 8"):
+        build_network("resnet18_224x224", 7, *HALF, width=8)
