@@ -2,7 +2,6 @@
 
 import math
 import os
-import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -57,9 +56,8 @@ class Runtime:
         """Raises WrongDevice, or BundleError for a graph that does not fit its manifest."""
         check_installation()
         self.bundle = bundle
-        self.session = open_session(bundle, device, threads or cpu_quota())
+        self.session = open_session(bundle.model, bundle.folder, device, threads or cpu_quota())
         self.provider: str = self.session.get_providers()[0]
-        self.lock = threading.Lock()
         check_graph(bundle, self.session)
 
     @property
@@ -70,6 +68,14 @@ class Runtime:
         """Images uint8 (N, H, W, 3) -> probabilities (N, C) and raw scores (N, P)."""
         probabilities, scores = self.session.run(["probabilities", "scores"], {"images": images})
         return probabilities, scores
+
+    def warm(self, max_batch_size: int) -> None:
+        """Lets the session allocate, and CUDA choose its algorithms, before anyone waits for it."""
+        size = self.bundle.manifest.input.size
+        # On CPUs only the very first run is slow; on CUDA the first of each batch size.
+        largest = max_batch_size if self.device == "cuda" else 1
+        for batch_size in range(1, largest + 1):
+            self.run(np.zeros((batch_size, size, size, 3), np.uint8))
 
     def check_golden(self) -> None:
         """Replays the bundle's golden images on the device really used. BundleError if an answer is off."""
@@ -83,7 +89,8 @@ class Runtime:
                 raise BundleError(f"{self.bundle.folder}: {what} of the golden images are off by {off:.3g}, at most {GOLDEN_TOLERANCE:g} is allowed")
 
 
-def open_session(bundle: Bundle, device: Device, threads: int) -> ort.InferenceSession:
+def open_session(model: bytes, folder: Path, device: Device, threads: int) -> ort.InferenceSession:
+    """A session on the device that was asked for; `folder` is for messages. Raises WrongDevice or BundleError."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -92,6 +99,8 @@ def open_session(bundle: Bundle, device: Device, threads: int) -> ort.InferenceS
     options.log_severity_level = 3
     cuda = device == "cuda" or (device == "auto" and installed("onnxruntime-gpu") and cuda_usable())
     if cuda:
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise WrongDevice(f"device {device} was asked for, but this onnxruntime was built without CUDA; install oodgate[gpu], not oodgate[cpu]")
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers: list[object] = [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})]
         if hasattr(ort, "preload_dlls"):
@@ -100,11 +109,11 @@ def open_session(bundle: Bundle, device: Device, threads: int) -> ort.InferenceS
         providers = ["CPUExecutionProvider"]
     try:
         # From the bytes that were hashed, so no external data can be reached.
-        session = ort.InferenceSession(bundle.model, options, providers=providers)
+        session = ort.InferenceSession(model, options, providers=providers)
     except Exception as exc:  # onnxruntime raises its own kinds, which share no base
         if cuda:
             raise WrongDevice(f"device {device} was asked for, but onnxruntime cannot use CUDA: {exc}") from None
-        raise BundleError(f"{bundle.folder}: model.onnx cannot be opened: {exc}") from None
+        raise BundleError(f"{folder}: model.onnx cannot be opened: {exc}") from None
     if cuda and session.get_providers()[0] != "CUDAExecutionProvider":
         raise WrongDevice(f"device {device} was asked for, but onnxruntime runs on {session.get_providers()[0]}")
     return session
