@@ -1,0 +1,99 @@
+"""Every knob of the service: environment variables OODGATE_*, or flags of `oodgate serve` with the same names.
+
+The text under a setting says how to choose it; it is what --help prints.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.bundle.decision import Guarantee
+from service.runtime import Device
+
+PREFIX = "OODGATE_"
+
+
+class WrongSetting(Exception):
+    """A setting that cannot be used; one sentence names it, its value and what is allowed."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", protected_namespaces=())
+
+    models_dir: Path = Field(Path("models"), description="Folder of the bundles, laid out as <name>/<version>/.")
+    model: str | None = Field(None, description="Model that answers when a request names none. Needed once the folder holds more than one.")
+    host: str = Field("127.0.0.1", description="Address to listen on. 0.0.0.0 in a container; keep 127.0.0.1 behind a proxy on the same machine.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and says which.")
+    device: Device = Field("auto", description="cuda refuses to start when the session did not really get CUDA; auto takes it where there is a GPU.")
+    intra_op_threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads of one inference. Left out: the CPUs that the container may use, which is right when it serves one model."
+    )
+    max_batch_size: int = Field(
+        32, ge=1, le=4096, description="Most images in one inference. Raise it on a GPU until throughput stops growing; on CPUs little is gained above 32."
+    )
+    max_queue_delay_ms: float = Field(
+        0, ge=0, le=1000, description="How long an inference may wait for company. 0 never delays a lone request; batches then form while another one runs."
+    )
+    max_queue_size: int = Field(
+        256, ge=1, le=1_000_000, description="Images that may wait, above it 429. Images per second times the seconds that a client would wait."
+    )
+    request_deadline_ms: float = Field(10_000, gt=0, le=600_000, description="Waiting longer than this is answered 504. Just below the clients' own time-out.")
+    max_body_bytes: int = Field(
+        16 * 2**20, ge=1024, le=2**31, description="Largest request body. The largest picture you accept, times max_images_per_request if you use it."
+    )
+    max_image_pixels: int = Field(
+        40_000_000, ge=64, le=178_000_000, description="Largest picture by width x height, read from its header. Decoding needs up to 4 bytes a pixel."
+    )
+    max_images_per_request: int = Field(32, ge=1, le=4096, description="Most images in one request; at most max_queue_size.")
+    postprocessor: str | None = Field(None, description="OOD score that decides. Left out: the one that the bundle names as default.")
+    alpha: float | None = Field(
+        None, gt=0, lt=1, description="Share of ID images that may be rejected. Left out: the bundle's. Choose what rejecting good pictures may cost you."
+    )
+    alpha_min: float = Field(0.001, gt=0, lt=1, description="Smallest alpha that a request may ask for.")
+    alpha_max: float = Field(0.5, gt=0, lt=1, description="Largest alpha that a request may ask for.")
+    guarantee: Guarantee = Field(
+        "pac", description="pac: at most alpha with the bundle's confidence (95 %%). marginal: at most alpha on average over calibration sets."
+    )
+    shadow_postprocessors: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Scores, separated by commas, whose rejects are counted but never answered: for comparing before you switch."
+    )
+    keep_alive_seconds: int = Field(75, ge=1, le=3600, description="How long an idle connection stays open. Longer than the load balancer's, often 60 s.")
+    log_format: Literal["json", "console"] = Field("console", description="json for a log collector, console for people.")
+
+    @field_validator("shadow_postprocessors", mode="before")
+    @classmethod
+    def split_commas(cls, value: Any) -> Any:
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def agrees_with_itself(self) -> "Settings":
+        if self.alpha_min > self.alpha_max:
+            raise ValueError(f"alpha_min is {self.alpha_min:g}, it must be at most alpha_max, {self.alpha_max:g}")
+        if self.alpha is not None and not self.alpha_min <= self.alpha <= self.alpha_max:
+            raise ValueError(f"alpha is {self.alpha:g}, it must be between alpha_min, {self.alpha_min:g}, and alpha_max, {self.alpha_max:g}")
+        if self.max_images_per_request > self.max_queue_size:
+            raise ValueError(
+                f"max_images_per_request is {self.max_images_per_request}, it must be at most max_queue_size, {self.max_queue_size}, "
+                "or such a request could never be answered"
+            )
+        return self
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from the environment, overridden by what is given. Raises WrongSetting."""
+    try:
+        return Settings(**given)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        if not error["loc"]:
+            raise WrongSetting(error["msg"].removeprefix("Value error, ")) from None
+        name = str(error["loc"][0]).removeprefix(PREFIX.lower())
+        allowed = error["msg"][0].lower() + error["msg"][1:]
+        raise WrongSetting(f"setting {name} ({PREFIX}{name.upper()}, {flag(name)}) is {str(error['input'])!r}: {allowed}") from None
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
