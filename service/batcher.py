@@ -1,0 +1,256 @@
+"""Many calls into few: gathers the rows of concurrent callers into batches and gives each caller its own back.
+
+Greedy: whenever the one worker thread is free it takes everything that waits, so a lone call is not delayed and batches
+form by themselves while another one runs. Knows nothing of HTTP, images or ONNX.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+log = logging.getLogger(__name__)
+
+
+class QueueFull(Exception):
+    """Too many rows wait already."""
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlinePassed(Exception):
+    """The caller's time was up before its turn came."""
+
+
+class Departed(Exception):
+    """The caller has gone; nobody reads the answer."""
+
+
+class InferenceFailed(Exception):
+    """The batch that held the caller's rows raised."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One caller's rows of every output, and where its time went."""
+
+    outputs: tuple[Array, ...]
+    queue_seconds: float
+    infer_seconds: float
+
+
+@dataclass(eq=False)
+class Place:
+    """A caller's place: `held` rows of the queue, from before the rows exist until a batch takes them."""
+
+    held: int
+    deadline: float
+    rows: Sequence[Array] = ()
+    taken: int = 0
+    submitted: float = 0.0
+    started: float = 0.0
+    infer_seconds: float = 0.0
+    parts: list[tuple[Array, ...]] = field(default_factory=list)
+    future: asyncio.Future[Answered] | None = None
+    abandoned: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Answered, failed, or its caller is gone."""
+        return self.future is None or self.future.done()
+
+    def fail(self, exc: Exception) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(exc)
+
+    def expire(self) -> None:
+        if not self.taken:
+            self.fail(late())
+
+    def abandon(self) -> None:
+        """The caller has gone: its rows take no room in a batch any more."""
+        self.abandoned = True
+        self.fail(gone())
+
+
+Batch = list[tuple[Place, Sequence[Array]]]
+
+
+class Batcher:
+    """Runs `run` on stacked rows, (N, …) -> arrays with N rows each, in one thread of its own, one batch at a time.
+
+    max_queue_size counts rows, not calls. `on_batch` is told the size of every batch, on the event loop.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Array], tuple[Array, ...]],
+        max_batch_size: int,
+        max_queue_size: int,
+        max_queue_delay_ms: float = 0.0,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self.run = run
+        self.max_batch_size = max_batch_size
+        self.max_queue_size = max_queue_size
+        self.max_queue_delay = max_queue_delay_ms / 1000
+        self.on_batch = on_batch
+        self.held = 0
+        self.seconds_per_row = 0.0
+        self.waiting: deque[Place] = deque()
+        self.changed = threading.Condition()
+        self.closing = False
+        self.thread = threading.Thread(target=self.work, name="batcher", daemon=True)
+
+    async def __aenter__(self) -> Self:
+        self.loop = asyncio.get_running_loop()
+        self.thread.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        with self.changed:
+            self.closing = True
+            self.changed.notify()
+        await asyncio.to_thread(self.thread.join)
+        for place in self.waiting:
+            place.fail(InferenceFailed("the server is shutting down"))
+
+    @property
+    def alive(self) -> bool:
+        return self.thread.is_alive()
+
+    def refuse_when_full(self, rows: int = 1) -> None:
+        """Raises QueueFull when so many rows would not fit now."""
+        if self.held + rows > self.max_queue_size:
+            # At least a second: the header has no smaller unit.
+            wait = min(60, max(1, math.ceil(self.held * self.seconds_per_row)))
+            raise QueueFull(f"{self.held} images are waiting, at most {self.max_queue_size} may", wait)
+
+    @contextmanager
+    def admit(self, rows: int, deadline: float) -> Iterator[Place]:
+        """A place for so many rows, to be kept while they are prepared and answered. Raises QueueFull.
+
+        deadline: as time.monotonic() counts.
+        """
+        with self.changed:
+            self.refuse_when_full(rows)
+            self.held += rows
+        place = Place(rows, deadline)
+        try:
+            yield place
+        finally:
+            with self.changed:
+                self.held -= place.held
+                place.held = 0
+
+    async def answer(self, place: Place, rows: Sequence[Array]) -> Answered:
+        """The outputs for a caller's rows. Raises DeadlinePassed, Departed or InferenceFailed."""
+        now = time.monotonic()
+        if place.abandoned:
+            raise gone()
+        if now >= place.deadline:
+            raise late()
+        place.rows, place.submitted, place.future = rows, now, self.loop.create_future()
+        timer = self.loop.call_later(place.deadline - now, place.expire)
+        with self.changed:
+            self.waiting.append(place)
+            self.changed.notify()
+        try:
+            return await place.future
+        finally:
+            timer.cancel()
+
+    def work(self) -> None:
+        """The worker thread: takes, runs, hands out, until closed."""
+        while batch := self.take():
+            started = time.monotonic()
+            for place, _ in batch:
+                place.started = place.started or started
+            try:
+                outputs = self.run(np.stack([row for _, rows in batch for row in rows]))
+            except Exception as exc:  # whatever it was, everyone in this batch must be told
+                log.exception("a batch of %d failed", sum(len(rows) for _, rows in batch))
+                self.loop.call_soon_threadsafe(self.fail, batch, exc)
+            else:
+                self.loop.call_soon_threadsafe(self.deliver, batch, outputs, time.monotonic() - started)
+
+    def take(self) -> Batch:
+        """Waits for rows and takes as many as fit, in order; empty when closing. Runs in the worker thread."""
+        with self.changed:
+            while not self.closing:
+                self.drop_over()
+                if self.waiting:
+                    left = self.waiting[0].submitted + self.max_queue_delay - time.monotonic()
+                    if left <= 0 or sum(len(place.rows) - place.taken for place in self.waiting) >= self.max_batch_size:
+                        return self.fill()
+                    self.changed.wait(left)
+                else:
+                    self.changed.wait()
+            return []
+
+    def drop_over(self) -> None:
+        """Those whose caller has gone or whose time is up take no room in a batch."""
+        now = time.monotonic()
+        for place in self.waiting:
+            if place.deadline <= now and not place.taken and not place.over:
+                self.loop.call_soon_threadsafe(place.expire)
+        self.waiting = deque(place for place in self.waiting if not place.over and (place.taken or place.deadline > now))
+
+    def fill(self) -> Batch:
+        batch: Batch = []
+        room = self.max_batch_size
+        while room and self.waiting:
+            place = self.waiting[0]
+            rows = place.rows[place.taken : place.taken + room]
+            place.taken += len(rows)
+            released = min(place.held, len(rows))
+            place.held -= released
+            self.held -= released
+            room -= len(rows)
+            batch.append((place, rows))
+            if place.taken == len(place.rows):
+                self.waiting.popleft()
+        return batch
+
+    def deliver(self, batch: Batch, outputs: tuple[Array, ...], seconds: float) -> None:
+        """Hands a batch's rows out, on the event loop."""
+        size = sum(len(rows) for _, rows in batch)
+        # The average over about the last ten batches.
+        per_row = seconds / size
+        self.seconds_per_row += (per_row - self.seconds_per_row) * (0.1 if self.seconds_per_row else 1)
+        self.on_batch(size)
+        start = 0
+        for place, rows in batch:
+            stop = start + len(rows)
+            place.parts.append(tuple(output[start:stop] for output in outputs))
+            place.infer_seconds += seconds
+            start = stop
+            if place.future is not None and not place.future.done() and sum(len(part[0]) for part in place.parts) == len(place.rows):
+                joined = place.parts[0] if len(place.parts) == 1 else tuple(np.concatenate(column) for column in zip(*place.parts, strict=True))
+                place.future.set_result(Answered(joined, place.started - place.submitted, place.infer_seconds))
+
+    def fail(self, batch: Batch, exc: Exception) -> None:
+        for place, _ in batch:
+            failure = InferenceFailed("the model could not be run on the batch that held this request")
+            failure.__cause__ = exc
+            place.fail(failure)
+
+
+def gone() -> Departed:
+    return Departed("the caller closed the connection before it was answered")
+
+
+def late() -> DeadlinePassed:
+    return DeadlinePassed("the request waited longer than its deadline allows")
