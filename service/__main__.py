@@ -1,0 +1,60 @@
+"""The command line: `oodgate serve` and `oodgate predict`. Heavy imports wait until a command needs them."""
+
+import argparse
+import sys
+from typing import Any
+
+from service import __version__
+from service.settings import Settings, WrongSetting, flag, load_settings
+
+PREDICT_SETTINGS = ("models_dir", "model", "device", "postprocessor", "alpha", "guarantee", "intra_op_threads", "max_image_pixels")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    given = {name: value for name, value in vars(options).items() if name in Settings.model_fields and value is not None}
+    try:
+        settings = load_settings(**given)
+    except WrongSetting as exc:
+        return fail(exc)
+    if options.command == "serve":
+        from service.serve import serve
+
+        return serve(settings)
+    from service.pictures import predict
+
+    return predict(settings, options.paths, options.version, options.top_k, options.json)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("oodgate", description='An image classifier that knows when to say "I don\'t know".')
+    parser.add_argument("--version", action="version", version=f"oodgate {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="answer POST /predict over HTTP", epilog="Every flag is also an environment variable: OODGATE_MODELS_DIR …")
+    add_settings(serve, tuple(Settings.model_fields))
+    predict = commands.add_parser("predict", help="classify files and folders, as the server would")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder (searched recursively) or - for a picture on standard input")
+    add_settings(predict, PREDICT_SETTINGS)
+    predict.add_argument("--version", type=int, help="version of the model; the highest if left out")
+    predict.add_argument("--top-k", type=int, help="classes to list")
+    predict.add_argument("--json", action="store_const", const="json", default="table", help="one JSON object per picture instead of a table")
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
+    """A flag for each setting, left unparsed: Settings parses both flags and environment."""
+    for name in names:
+        field = Settings.model_fields[name]
+        default: Any = field.default
+        shown = "" if default in (None, ()) else f" [default: {default}]"
+        parser.add_argument(flag(name), dest=name, metavar=name.rsplit("_", 1)[-1].upper(), help=f"{field.description}{shown}")
+
+
+def fail(exc: BaseException) -> int:
+    """One sentence for the operator; no traceback."""
+    print(f"oodgate: {exc}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Around every request, as plain ASGI: its id, its headers, its count, and the answer to what nobody foresaw."""
+
+import re
+import uuid
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import errors
+from service.context import Timing
+from service.metrics import Metrics
+
+SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+UNMATCHED = "unmatched"
+
+
+class Envelope:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = next((value for name, value in scope["headers"] if name == b"x-request-id" and SANE_ID.fullmatch(value)), None)
+        request_id = request_id or uuid.uuid4().hex.encode()
+        timing = Timing()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id.decode()
+        state["timing"] = timing
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id), (b"server-timing", timing.header())]
+                self.metrics.request(route_of(scope), str(message["status"])).inc()
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception as exc:  # the last resort: whatever it was, the client gets a problem and the server answers on
+            if started:
+                raise
+            await errors.answer(Request(scope), exc)(scope, receive, send_with_headers)
+
+
+def route_of(scope: Scope) -> str:
+    """The route's template: a label must not take a value for each path that strangers try."""
+    return str(getattr(scope.get("route"), "path", UNMATCHED))

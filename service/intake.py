@@ -1,0 +1,183 @@
+"""A request's body -> encoded pictures, in any of its three forms, counted while it is read and refused as early as can be."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+from starlette.requests import Request
+
+from service.decoder import Upload
+from service.schemas import Images
+
+IMAGE_TYPES = (
+    "image/png",
+    "image/jpeg",
+    "image/webp",
+    "image/bmp",
+    "image/gif",
+    "image/tiff",
+    "application/octet-stream",
+)
+ACCEPTED = (*IMAGE_TYPES, "multipart/form-data", "application/json")
+# Above this, parsing would be felt by the other requests on the event loop.
+LARGE_BYTES = 64 * 1024
+
+
+class MalformedBody(Exception):
+    """The body is not what its content type says, or holds no picture."""
+
+
+class BodyTooLarge(Exception):
+    """More bytes than max_body_bytes."""
+
+
+class TooManyImages(Exception):
+    """More pictures than max_images_per_request."""
+
+
+class UnsupportedContentType(Exception):
+    """A content type other than the accepted ones."""
+
+
+class UnsupportedEncoding(Exception):
+    """A compressed body: its size could not be known before it is unpacked."""
+
+
+async def read_uploads(request: Request, max_body_bytes: int, max_images: int) -> list[Upload]:
+    """The pictures of a request, at least one. Raises one of the exceptions above, or starlette's ClientDisconnect."""
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
+    content_type = request.headers.get("content-type", "application/octet-stream")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in ACCEPTED:
+        raise UnsupportedContentType(f"content type {media_type!r} is not accepted, send one of {', '.join(ACCEPTED)}")
+    body = counted(request, max_body_bytes)
+    if media_type == "multipart/form-data":
+        uploads = await read_multipart(body, content_type, max_images)
+    elif media_type == "application/json":
+        uploads = await read_json(b"".join([chunk async for chunk in body]), max_images)
+    else:
+        uploads = [Upload(b"".join([chunk async for chunk in body]))]
+        if not uploads[0].data:
+            raise MalformedBody("the body is empty, there is no image in it")
+    return uploads
+
+
+async def counted(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]:
+    """The body's chunks, until they are more than allowed."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > max_body_bytes:
+        raise BodyTooLarge(f"the body has {length} bytes, at most {max_body_bytes} are read")
+    read = 0
+    async for chunk in request.stream():
+        read += len(chunk)
+        if read > max_body_bytes:
+            raise BodyTooLarge(f"the body has more than {max_body_bytes} bytes, which is the most that is read")
+        yield chunk
+
+
+async def read_json(body: bytes, max_images: int) -> list[Upload]:
+    # base64 has no commas, so they count the images before anything is built from them.
+    if body.count(b",") >= max_images:
+        raise TooManyImages(f"the body holds more than {max_images} images, which is the most for one request")
+    try:
+        images = await asyncio.to_thread(Images.model_validate_json, body) if len(body) > LARGE_BYTES else Images.model_validate_json(body)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+        if error["loc"][:1] == ("images",) and len(error["loc"]) > 1:
+            raise MalformedBody(f"image {int(error['loc'][1]) + 1}: {error['msg']}") from None
+        raise MalformedBody(f'the body must be {{"images": ["<base64>", …]}}: {error["msg"]}') from None
+    for position, data in enumerate(images.images, start=1):
+        if not data:
+            raise MalformedBody(f"image {position} of {len(images.images)} is empty")
+    return [Upload(data) for data in images.images]
+
+
+@dataclass
+class Parts:
+    """Collects the parts of a multipart body as python-multipart finds them.
+
+    starlette's own parser limits neither the size nor, before they are spooled to disk, the number of file parts.
+    """
+
+    max_images: int
+    uploads: list[Upload] = field(default_factory=list)
+    ended: bool = False
+    header: bytes = b""
+    value: bytes = b""
+    disposition: bytes = b""
+    data: bytearray = field(default_factory=bytearray)
+
+    def on_part_begin(self) -> None:
+        self.disposition = b""
+        self.data = bytearray()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self.header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self.value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self.header.lower() == b"content-disposition":
+            self.disposition = self.value
+        self.header = self.value = b""
+
+    def on_headers_finished(self) -> None:
+        if self.named() == b"file" and len(self.uploads) == self.max_images:
+            raise TooManyImages(f"the body holds more than {self.max_images} images, which is the most for one request")
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self.data += data[start:end]
+
+    def on_part_end(self) -> None:
+        options = parse_options_header(self.disposition)[1]
+        filename = options.get(b"filename")
+        name = filename.decode("utf-8", "replace") if filename else None
+        if self.named() == b"file":
+            if not self.data:
+                raise MalformedBody(f"image {len(self.uploads) + 1}{f' ({name})' if name else ''} is empty")
+            self.uploads.append(Upload(bytes(self.data), name))
+        elif filename is not None:
+            raise MalformedBody(f"part {self.named().decode('utf-8', 'replace')!r} holds a file; parts that hold images must be named 'file'")
+
+    def on_end(self) -> None:
+        self.ended = True
+
+    def named(self) -> bytes:
+        return parse_options_header(self.disposition)[1].get(b"name", b"")
+
+
+async def read_multipart(body: AsyncIterator[bytes], content_type: str, max_images: int) -> list[Upload]:
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise MalformedBody("the content type multipart/form-data names no boundary")
+    parts = Parts(max_images)
+    try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": parts.on_part_begin,
+                "on_header_field": parts.on_header_field,
+                "on_header_value": parts.on_header_value,
+                "on_header_end": parts.on_header_end,
+                "on_headers_finished": parts.on_headers_finished,
+                "on_part_data": parts.on_part_data,
+                "on_part_end": parts.on_part_end,
+                "on_end": parts.on_end,
+            },
+        )
+        async for chunk in body:
+            if chunk:
+                parser.write(chunk)
+    except FormParserError as exc:
+        raise MalformedBody(f"the multipart body is malformed: {exc}") from None
+    if not parts.ended:
+        raise MalformedBody("the multipart body is truncated: its closing boundary is missing")
+    if not parts.uploads:
+        raise MalformedBody("the multipart body has no part named 'file'")
+    return parts.uploads

@@ -1,0 +1,199 @@
+"""A model that answers: its bundle, its runtime, the queue before it, and the gates that decide."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batcher import Batcher
+from service.bundle.decision import Gate, Guarantee, Scores, TooFewCalibrationImages, open_gate, p_values
+from service.bundle.manifest import Bundle, load_bundle
+from service.runtime import Runtime
+from service.schemas import Answer, ClassProbability, ModelDetail, ModelSummary, Ood, OperatingPoint, Prediction
+from service.settings import Settings
+
+STANDARD_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+
+class UnknownPostprocessor(Exception):
+    """The bundle has no such score."""
+
+
+class AlphaOutOfRange(Exception):
+    """The alpha asked for is outside what the operator allows."""
+
+
+class TopKOutOfRange(Exception):
+    """More classes asked for than there are, or none."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who decides, and how: a post-processor, its column of the scores, its calibration and a gate."""
+
+    postprocessor: str
+    column: int
+    calibration: Scores = field(repr=False)
+    gate: Gate
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """N images decided: p-values (N,) and which are rejected (N,)."""
+
+    p_values: NDArray[np.float64]
+    rejected: NDArray[np.bool_]
+
+
+class Model:
+    """Open with `async with`. Raises, when made, whatever keeps the settings' promise from being kept."""
+
+    def __init__(self, runtime: Runtime, settings: Settings, on_batch: Callable[[int], None] = lambda size: None) -> None:
+        self.runtime = runtime
+        self.settings = settings
+        self.bundle: Bundle = runtime.bundle
+        self.manifest = self.bundle.manifest
+        self.name = self.manifest.name
+        self.version = self.manifest.version
+        self.guarantee: Guarantee = settings.guarantee
+        # Bounded: alpha comes from the clients.
+        self.gate = lru_cache(maxsize=1024)(self.open_gate)
+        self.default = self.choose(None, None)
+        self.shadows = tuple(self.choose(key, None) for key in settings.shadow_postprocessors)
+        self.batcher = Batcher(runtime.run, settings.max_batch_size, settings.max_queue_size, settings.max_queue_delay_ms, on_batch)
+
+    async def __aenter__(self) -> Self:
+        await self.batcher.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.batcher.__aexit__(*exc_info)
+
+    def open_gate(self, column: int, alpha: float) -> Gate:
+        return open_gate(self.bundle.calibration.scores[column], alpha, self.guarantee, self.manifest.calibration.delta)
+
+    def choose(self, postprocessor: str | None, alpha: float | None) -> Choice:
+        """The gate for what a request asks, defaults where it asks nothing.
+
+        Raises UnknownPostprocessor, AlphaOutOfRange or TooFewCalibrationImages.
+        """
+        key = postprocessor or self.settings.postprocessor or self.manifest.default_postprocessor
+        if key not in self.manifest.postprocessors:
+            raise UnknownPostprocessor(f"{self.name} has no post-processor {key!r}, it has {', '.join(self.manifest.postprocessors)}")
+        if alpha is None:
+            alpha = self.settings.alpha or self.manifest.calibration.alpha
+        if not self.settings.alpha_min <= alpha <= self.settings.alpha_max:
+            raise AlphaOutOfRange(f"alpha is {alpha:g}, it must be between {self.settings.alpha_min:g} and {self.settings.alpha_max:g}")
+        column = self.manifest.postprocessors.index(key)
+        return Choice(key, column, self.bundle.calibration.scores[column], self.gate(column, alpha))
+
+    def check_top_k(self, top_k: int | None) -> int:
+        """How many classes to list: five, or as many as there are, when nobody asks."""
+        classes = len(self.manifest.classes)
+        if top_k is None:
+            return min(5, classes)
+        if not 1 <= top_k <= classes:
+            raise TopKOutOfRange(f"top_k is {top_k}, it must be between 1 and {classes}, the number of classes")
+        return top_k
+
+    def judge(self, scores: Scores, choice: Choice) -> Verdict:
+        """Raw scores of every post-processor (N, P) -> what the chosen one decides."""
+        column = scores[:, choice.column]
+        return Verdict(p_values(choice.calibration, column), column > choice.gate.threshold)
+
+    def answer(self, probabilities: Scores, scores: Scores, verdict: Verdict, choice: Choice, top_k: int, names: Sequence[str | None]) -> Answer:
+        """Probabilities (N, C), scores (N, P) and what was decided, as it goes over the wire."""
+        classes = self.manifest.classes
+        threshold = shortest(np.float32(choice.gate.threshold))
+        predictions = []
+        for row, name in enumerate(names):
+            # Stable, so that equal probabilities name the same class whatever top_k is.
+            order = np.argsort(-probabilities[row], kind="stable")[:top_k]
+            top = [
+                ClassProbability(label=classes[class_id], class_id=class_id, probability=shortest(probabilities[row, class_id]))
+                for class_id in order.tolist()
+            ]
+            p_value = float(verdict.p_values[row])
+            ood = Ood(
+                raw_score=shortest(scores[row, choice.column]),
+                threshold=threshold,
+                p_value=p_value,
+                ood_score=1 - p_value,
+                rejected=bool(verdict.rejected[row]),
+            )
+            best = top[0]
+            predictions.append(
+                Prediction(filename=name, label=best.label, class_id=best.class_id, probability=best.probability, top_k=top, ood=ood)
+            )
+        return Answer(
+            model=self.name,
+            version=self.version,
+            postprocessor=choice.postprocessor,
+            alpha=choice.gate.alpha,
+            guarantee=choice.gate.guarantee,
+            predictions=predictions,
+        )
+
+    def summary(self, default: bool) -> ModelSummary:
+        return ModelSummary(
+            name=self.name,
+            version=self.version,
+            default=default,
+            classes=len(self.manifest.classes),
+            postprocessors=self.manifest.postprocessors,
+            postprocessor=self.default.postprocessor,
+            alpha=self.default.gate.alpha,
+            guarantee=self.guarantee,
+            provider=self.runtime.provider,
+            device=self.runtime.device,
+        )
+
+    def detail(self, default: bool) -> ModelDetail:
+        return ModelDetail(
+            **dict(self.summary(default)),
+            manifest=self.manifest,
+            evaluation=self.bundle.evaluation,
+            operating_points={key: self.operating_points(key) for key in self.manifest.postprocessors},
+        )
+
+    def operating_points(self, key: str) -> list[OperatingPoint]:
+        """The gate at each standard alpha that can be promised, beside what the evaluation measured there."""
+        measured = {}
+        if key in self.bundle.evaluation.postprocessors:
+            measured = {(point.alpha, point.guarantee): point for point in self.bundle.evaluation.postprocessors[key].operating_points}
+        points = []
+        for alpha in sorted({*STANDARD_ALPHAS, self.default.gate.alpha}):
+            try:
+                gate = self.gate(self.manifest.postprocessors.index(key), alpha)
+            except TooFewCalibrationImages:
+                continue
+            found = measured.get((alpha, gate.guarantee))
+            points.append(
+                OperatingPoint(
+                    alpha=alpha,
+                    guarantee=gate.guarantee,
+                    threshold=shortest(np.float32(gate.threshold)),
+                    expected_false_reject_ratio=gate.expected_false_reject_ratio,
+                    measured_false_reject_ratio=found.measured_false_reject_ratio if found else None,
+                    ood_caught_ratio=found.ood_caught_ratio if found else {},
+                )
+            )
+        return points
+
+
+def open_model(folder: Path, settings: Settings, on_batch: Callable[[int], None] = lambda size: None) -> Model:
+    """A bundle loaded, checked on the device that it will use, and warm. Raises BundleError, WrongDevice and what Model raises."""
+    runtime = Runtime(load_bundle(folder), settings.device, settings.intra_op_threads)
+    model = Model(runtime, settings, on_batch)
+    runtime.check_golden()
+    runtime.warm(settings.max_batch_size)
+    return model
+
+
+def shortest(value: np.float32) -> float:
+    """The float whose decimal form is float32's shortest: 0.981, not 0.9810000061988831. Keeps the order of any two."""
+    return float(str(value))

@@ -1,0 +1,102 @@
+"""POST /predict: pictures in, classes and OOD decisions out."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from service.batcher import Place
+from service.context import context_of, timing_of
+from service.errors import documented
+from service.intake import IMAGE_TYPES, read_uploads
+from service.schemas import Answer, example_answer
+
+router = APIRouter()
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        **{media_type: BINARY for media_type in IMAGE_TYPES},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}},
+            }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["images"],
+                "additionalProperties": False,
+                "properties": {"images": {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}, "minItems": 1}},
+            },
+            "example": {"images": ["iVBORw0KGgo…"]},
+        },
+    },
+}
+ANSWERED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Every image answered, in the order sent. A rejected image is an answer, not an error.",
+        "content": {"application/json": {"example": example_answer()}},
+        "headers": {
+            "X-Request-ID": {"schema": {"type": "string"}, "description": "yours, if you sent a sane one"},
+            "Server-Timing": {"schema": {"type": "string"}, "description": "decode, queue and infer, in milliseconds"},
+            "X-OOD-Rejected": {"schema": {"type": "string", "enum": ["true", "false"]}, "description": "only with a single image"},
+        },
+    },
+    **documented(400, 404, 413, 415, 422, 429, 500, 503, 504),
+}
+
+
+@router.post("/predict", response_model=Answer, responses=ANSWERED, openapi_extra={"requestBody": BODY}, summary="Classify images, or say so if unsure")
+async def predict(
+    request: Request,
+    model: Annotated[str | None, Query(description="a loaded model; the default one if left out")] = None,
+    version: Annotated[int | None, Query(description="must be loaded; the loaded one if left out")] = None,
+    postprocessor: Annotated[str | None, Query(description="OOD score that decides")] = None,
+    alpha: Annotated[float | None, Query(description="share of ID images that may be rejected, within the operator's range")] = None,
+    top_k: Annotated[int | None, Query(description="classes to list, at most all; 5 if left out")] = None,
+) -> Response:
+    arrived = time.monotonic()
+    context, timing = context_of(request), timing_of(request)
+    settings, stage = context.settings, context.metrics.stage
+    chosen = context.repository.find(model, version)
+    choice = chosen.choose(postprocessor, alpha)
+    top_k = chosen.check_top_k(top_k)
+    chosen.batcher.refuse_when_full()
+    uploads = await read_uploads(request, settings.max_body_bytes, settings.max_images_per_request)
+    read = time.monotonic()
+    stage["read"].observe(read - arrived)
+    with chosen.batcher.admit(len(uploads), arrived + settings.request_deadline_ms / 1000) as place:
+        watching = asyncio.create_task(watch(request.receive, place))
+        try:
+            images = await context.decoder.decode(uploads, chosen.manifest.input)
+            timing.decode = time.monotonic() - read
+            stage["decode"].observe(timing.decode)
+            answered = await chosen.batcher.answer(place, images)
+        finally:
+            watching.cancel()
+    timing.queue, timing.infer = answered.queue_seconds, answered.infer_seconds
+    stage["queue"].observe(timing.queue)
+    stage["infer"].observe(timing.infer)
+    inferred = time.monotonic()
+    probabilities, scores = answered.outputs
+    verdict = chosen.judge(scores, choice)
+    answer = chosen.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
+    shadows = [chosen.judge(scores, shadow) for shadow in chosen.shadows]
+    context.metrics.count(chosen, choice, verdict, [prediction.class_id for prediction in answer.predictions], shadows)
+    body = answer.__pydantic_serializer__.to_json(answer)
+    headers = {"X-OOD-Rejected": "true" if answer.predictions[0].ood.rejected else "false"} if len(uploads) == 1 else None
+    stage["encode"].observe(time.monotonic() - inferred)
+    return Response(body, 200, headers, "application/json")
+
+
+async def watch(receive: Receive, place: Place) -> None:
+    """Gives the caller's place up as soon as the connection is closed."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    place.abandon()

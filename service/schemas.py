@@ -1,0 +1,113 @@
+"""What goes over the wire: the answer, what is loaded, and the problem document."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundle.decision import Guarantee
+from service.bundle.manifest import Evaluation, Manifest
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Images(Wire):
+    """The JSON body of a prediction."""
+
+    model_config = ConfigDict(val_json_bytes="base64")
+
+    images: Annotated[list[bytes], Field(min_length=1, description="encoded pictures, base64")]
+
+
+class ClassProbability(Wire):
+    label: str
+    class_id: int
+    probability: float
+
+
+class Ood(Wire):
+    """p_value: how usual the score is among ID images. Rejected when raw_score is above threshold."""
+
+    raw_score: Annotated[float, Field(description="of the post-processor, in its own unit; higher = stranger")]
+    threshold: float
+    p_value: Annotated[float, Field(gt=0, le=1, description="share of calibration images at least as strange")]
+    ood_score: Annotated[float, Field(ge=0, lt=1, description="1 - p_value")]
+    rejected: Annotated[bool, Field(description="the service does not vouch for the label")]
+
+
+class Prediction(Wire):
+    filename: str | None
+    label: str
+    class_id: int
+    probability: Annotated[float, Field(description="calibrated, of the label")]
+    top_k: list[ClassProbability]
+    ood: Ood
+
+
+class Answer(Wire):
+    model: str
+    version: int
+    postprocessor: str
+    alpha: Annotated[float, Field(description="share of ID images that may be rejected")]
+    guarantee: Guarantee
+    predictions: Annotated[list[Prediction], Field(description="one per image, in the order they were sent")]
+
+
+class OperatingPoint(Wire):
+    """What one alpha means for one post-processor. Measured figures are null where the evaluation has none."""
+
+    alpha: float
+    guarantee: Guarantee
+    threshold: float
+    expected_false_reject_ratio: float
+    measured_false_reject_ratio: float | None
+    ood_caught_ratio: Annotated[dict[str, float], Field(description="per OOD set of the evaluation")]
+
+
+class ModelSummary(Wire):
+    name: str
+    version: int
+    default: Annotated[bool, Field(description="answers when a request names no model")]
+    classes: Annotated[int, Field(description="how many")]
+    postprocessors: tuple[str, ...]
+    postprocessor: Annotated[str, Field(description="decides when a request names none")]
+    alpha: float
+    guarantee: Guarantee
+    provider: Annotated[str, Field(description="what onnxruntime really runs on")]
+    device: str
+
+
+class ModelList(Wire):
+    models: list[ModelSummary]
+
+
+class ModelDetail(ModelSummary):
+    manifest: Manifest
+    evaluation: Evaluation
+    operating_points: dict[str, list[OperatingPoint]]
+
+
+class Health(Wire):
+    status: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `type` is stable and what programs should go by; `detail` is for people."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: Annotated[str, Field(examples=["urn:oodgate:problem:queue-full"])]
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+def example_answer() -> dict[str, Any]:
+    """The answer that the API's documentation shows."""
+    cat = ClassProbability(label="cat", class_id=3, probability=0.981)
+    ood = Ood(raw_score=-0.213, threshold=-0.101, p_value=0.412, ood_score=0.588, rejected=False)
+    prediction = Prediction(filename=None, label="cat", class_id=3, probability=0.981, top_k=[cat], ood=ood)
+    answer = Answer(model="cifar10-resnet18", version=1, postprocessor="knn", alpha=0.05, guarantee="pac", predictions=[prediction])
+    return answer.model_dump(mode="json")

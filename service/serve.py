@@ -1,0 +1,45 @@
+"""`oodgate serve`: uvicorn around the application, and a sentence and an exit code when it cannot start."""
+
+import logging
+import socket
+import sys
+
+import prometheus_client
+import uvicorn
+
+from service import logs
+from service.app import create_app
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Runs until a signal ends it. 1 when it could not start."""
+    logs.set_up(settings.log_format)
+    # One more series for every counter and histogram, which nobody here reads.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    failures: list[BaseException] = []
+
+    def stop(exc: BaseException) -> None:
+        failures.append(exc)
+        server.should_exit = True
+
+    app = create_app(settings, stop)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=settings.keep_alive_seconds, server_header=False))
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as exc:
+        print(f"oodgate: cannot listen on {settings.host} port {settings.port}: {exc.strerror}", file=sys.stderr)
+        return 1
+    log.info("listening on http://%s:%d", settings.host, listener.getsockname()[1])
+    server.run(sockets=[listener])
+    for failure in failures:
+        print(f"oodgate: {failure or type(failure).__name__}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket: made here so that a taken port is one sentence, not uvicorn's log."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
