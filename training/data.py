@@ -5,6 +5,7 @@ by batch. Every picture goes through `service.bundle.preprocess`, so training se
 """
 
 import contextlib
+import glob
 import inspect
 import os
 import re
@@ -49,7 +50,7 @@ class Source:
         try:
             picture = self.read(row)
             return decode(picture, spec) if isinstance(picture, bytes) else to_pixels(picture, spec)
-        except (InvalidImage, OSError) as exc:
+        except (InvalidImage, OSError, SyntaxError, ValueError) as exc:  # Pillow reports a broken PNG as SyntaxError
             raise TrainingError(f"{self.name(row)} cannot be read: {exc}") from None
 
 
@@ -90,14 +91,25 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def free_bytes() -> int:
+    """Memory that can still be had: of the machine, and of the container (cgroup v2) where that has a limit of its own."""
+    available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    free = int(available.split()[1]) * 1024
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no container, or its limit reads "max"
+        limit = int((group / "memory.max").read_text())
+        files = next(line for line in (group / "memory.stat").read_text().splitlines() if line.startswith("inactive_file"))
+        free = min(free, limit - int((group / "memory.current").read_text()) + int(files.split()[1]))
+    return free
+
+
 def load(source: Source, spec: InputSpec, what: str, skip_unreadable: bool = False, fraction: float = 0.5) -> Pictures:
-    """Decodes a source, into memory if it takes at most `fraction` of what is free, else on demand.
+    """Decodes a source, into memory if it takes at most `fraction` of what is free to this process, else on demand.
 
     An unreadable picture stops with its name, or is left out and counted with `skip_unreadable`.
     """
     needed = len(source) * spec.crop * spec.crop * 3
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fits = needed <= fraction * free
+    fits = needed * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= fraction * free_bytes()
     if not fits and not skip_unreadable:
         return Pictures(source, spec, None)
     array = np.empty((len(source), spec.crop, spec.crop, 3), np.uint8) if fits else None
@@ -115,8 +127,12 @@ def load(source: Source, spec: InputSpec, what: str, skip_unreadable: bool = Fal
                 array[row] = pixels
 
     with ThreadPoolExecutor(cores()) as pool:
-        for _ in tqdm(pool.map(fill, range(len(source))), f"read {what}", len(source), leave=False, disable=None):
-            pass
+        try:
+            for _ in tqdm(pool.map(fill, range(len(source))), f"read {what}", len(source), leave=False, disable=None):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # a stop must not wait for all that is still queued
+            raise
     if not unreadable:
         return Pictures(source, spec, array)
     print(f"{what}: {len(unreadable)} of {len(source)} pictures could not be read and are left out")
@@ -133,43 +149,62 @@ def open_source(where: str, split: str | None = None) -> Source | None:
     Parquet file, optionally with the rows to keep (`test.parquet#column=value`), or the name of a torchvision set.
     split: train, val or test; None takes everything as one set (for OOD sets, whose labels do not count).
     """
-    file, _, condition = where.partition("#")
+    file, condition = where, ""
+    if "#" in where and not Path(where).exists():
+        file, _, condition = where.rpartition("#")
     path = Path(file)
     if path.is_file():
         return from_parquet([path], condition) if split in (None, "train") else None
     if not path.exists():
         return from_torchvision(where, split)
-    for folder in SPLIT_FOLDERS.get(split or "", ()):
-        if files := sorted(path.glob(f"{folder}*.parquet")):
-            return from_parquet(files, condition)
-        if (path / folder).is_dir():
-            return from_folder(path / folder)
-    if split in ("val", "test"):
-        return None
-    if files := sorted(path.glob("*.parquet")):
-        if split is None:
-            return from_parquet(files, condition)
-        raise TrainingError(f"{path} has Parquet files but no train*.parquet among them")
-    return from_folder(path, need_classes=split is not None)
+    if any(path.glob("*.parquet")):
+        files = sorted(path.glob(f"{split or ''}*.parquet"))
+        if not files and split == "train":
+            raise TrainingError(f"{path} has Parquet files but no train*.parquet among them")
+        return from_parquet(files, condition) if files else None
+    if condition:
+        raise TrainingError(f"{path} is a folder of pictures; #{condition} is for Parquet")
+    if split is None:
+        return from_folder(path, need_classes=False)
+    if has_splits(path):
+        return next((from_folder(path / name) for name in SPLIT_FOLDERS[split] if (path / name).is_dir()), None)
+    return from_folder(path) if split == "train" else None
+
+
+def has_splits(root: Path) -> bool:
+    """Whether there is a train/ with a directory per class. Without one, train, valid and test may be classes."""
+    train = root / "train"
+    if train.is_dir() and any(entry.is_dir() for entry in train.iterdir()):
+        return True
+    names = {entry.name for entry in root.iterdir() if entry.is_dir()}
+    if names and names <= set().union(*SPLIT_FOLDERS.values()):
+        raise TrainingError(f"{root} has {', '.join(sorted(names))} but no train/ with a directory per class")
+    return False
 
 
 def from_folder(root: Path, need_classes: bool = True) -> Source:
     """One directory per class, named after it; pictures may lie deeper. Without classes, every picture below."""
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders and need_classes:
+    if not need_classes:
+        folders = [root]
+    if not folders:
         raise TrainingError(f"{root} has no directories; one per class is needed")
     files: list[Path] = []
     labels: list[int] = []
-    for label, folder in enumerate(folders or [root]):
-        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    for label, folder in enumerate(folders):
+        found = sorted(filter(is_picture, folder.rglob("*")))
         if not found and need_classes:
             raise TrainingError(f"class {folder.name!r} has no picture: {folder} holds no {' '.join(sorted(SUFFIXES))} file")
         files += found
         labels += [label if need_classes else NO_LABEL] * len(found)
     if not files:
         raise TrainingError(f"{root} holds no picture")
-    names = tuple(folder.name for folder in folders)
+    names = tuple(folder.name for folder in folders) if need_classes else ()
     return Source(names, np.array(labels, np.int64), lambda i: str(files[i]), lambda i: files[i].read_bytes())
+
+
+def is_picture(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir()
 
 
 def from_parquet(files: Sequence[Path], condition: str = "") -> Source:
@@ -179,7 +214,9 @@ def from_parquet(files: Sequence[Path], condition: str = "") -> Source:
     datasets.disable_progress_bars()
     where = ", ".join(map(str, files))
     try:
-        table = datasets.Dataset.from_parquet([str(file) for file in files])
+        # One by one, so that a row can be named by its file. The path is a pattern to datasets, hence the escape.
+        tables = [datasets.Dataset.from_parquet(glob.escape(str(file))) for file in files]
+        table = datasets.concatenate_datasets(tables)
     except Exception as exc:  # pyarrow and datasets raise a dozen kinds for a broken file
         raise TrainingError(f"{where} cannot be read as Parquet: {exc}") from None
     images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image) or is_encoded(kind)]
@@ -195,22 +232,28 @@ def from_parquet(files: Sequence[Path], condition: str = "") -> Source:
         if len(rows) == 0:
             raise TrainingError(f"{where} has no row with {condition}")
     labels, classes = label_column(table, rows)
-    name = images[0]
-    return Source(
-        classes,
-        labels,
-        lambda i: f"{where}, row {rows[i]}",
-        lambda i: read_cell(table[int(rows[i])][name], Path(files[0]).parent),
-    )
+    starts = np.cumsum([0, *map(len, tables)])
+
+    def place(i: int) -> tuple[Path, int]:
+        which = int(np.searchsorted(starts, rows[i], "right")) - 1
+        return files[which], int(rows[i] - starts[which])
+
+    def name(i: int) -> str:
+        file, row = place(i)
+        return f"{file}, row {row}"
+
+    return Source(classes, labels, name, lambda i: read_cell(table[int(rows[i])][images[0]], place(i)[0].parent))
 
 
 def is_encoded(kind: Any) -> bool:
     return isinstance(kind, dict) and "bytes" in kind
 
 
-def read_cell(cell: dict[str, Any], folder: Path) -> bytes:
-    if cell["bytes"] is not None:
+def read_cell(cell: dict[str, Any] | None, folder: Path) -> bytes:
+    if cell is not None and cell["bytes"]:
         return bytes(cell["bytes"])
+    if cell is None or not cell.get("path"):
+        raise InvalidImage("it is empty")
     return (folder / cell["path"]).read_bytes()
 
 
@@ -220,11 +263,13 @@ def label_column(table: Any, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64]
     column = "label" if "label" in table.column_names else next(iter(named), None)
     if column is None:
         return np.full(len(rows), NO_LABEL, np.int64), ()
-    values = np.asarray(table[column])[rows]
+    cells = table[column][:]
+    values = [cells[row] for row in rows]
     if column in named:
-        return values.astype(np.int64), tuple(table.features[column].names)
-    distinct, labels = np.unique(values, return_inverse=True)
-    return labels.astype(np.int64), tuple(map(str, distinct))
+        return np.array([NO_LABEL if value is None else value for value in values], np.int64), tuple(table.features[column].names)
+    distinct = sorted({value for value in values if value is not None})
+    numbers = {value: label for label, value in enumerate(distinct)} | {None: NO_LABEL}
+    return np.array([numbers[value] for value in values], np.int64), tuple(map(str, distinct))
 
 
 def from_torchvision(name: str, split: str | None) -> Source | None:
@@ -244,32 +289,42 @@ def from_torchvision(name: str, split: str | None) -> Source | None:
     try:
         with contextlib.redirect_stdout(None):
             found = kind("data", download=True, **choice)
-    except (OSError, RuntimeError, ValueError) as exc:
-        raise TrainingError(f"torchvision's {kind.__name__} cannot be had: {exc}") from None
+    except Exception as exc:  # downloads, archives and each set's own parser raise their own kinds, some over many lines
+        raise TrainingError(f"torchvision's {kind.__name__} cannot be had: {' '.join(str(exc).split())}") from None
     stored = next((getattr(found, field) for field in ("targets", "labels", "_labels") if hasattr(found, field)), None)
-    labels = np.asarray([found[i][1] for i in range(len(found))] if stored is None else stored, np.int64)
-    names = tuple(getattr(found, "classes", None) or map(str, np.unique(labels)))
+    try:
+        labels = np.asarray([found[i][1] for i in range(len(found))] if stored is None else stored, np.int64)
+    except (TypeError, ValueError):
+        labels = np.zeros((0, 0), np.int64)
+    if labels.ndim != 1:
+        raise TrainingError(f"torchvision's {kind.__name__} has no single class per picture")
+    entries = getattr(found, "classes", None) or np.unique(labels).tolist()
+    names = tuple(", ".join(entry) if isinstance(entry, tuple) else str(entry) for entry in entries)
     return Source(names, labels, lambda i: f"{kind.__name__}[{i}]", lambda i: found[i][0])
 
 
 def check_classes(source: Source, where: str) -> None:
-    """Refuses what cannot be learnt: fewer than two classes, or a class with no picture."""
+    """Refuses what cannot be learnt: fewer than two classes, a picture without a label, a class with no picture."""
     if len(source.classes) < 2:
-        raise TrainingError(f"{where} has {len(source.classes)} class, at least 2 are needed")
+        raise TrainingError(f"{where} has {len(source.classes)} classes, at least 2 are needed")
+    unlabelled = np.flatnonzero((source.labels < 0) | (source.labels >= len(source.classes)))
+    if len(unlabelled):
+        raise TrainingError(f"{source.name(int(unlabelled[0]))} has no label")
     empty = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
     if len(empty):
         raise TrainingError(f"class {source.classes[empty[0]]!r} has no picture in {where}")
 
 
 def hold_out(labels: NDArray[np.int64], share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows kept and rows held out: of each class the same share (at least one), at most `limit` in all, by seed."""
+    """Rows kept and rows held out: of each class the same share, at most `limit` in all but at least one each, by seed."""
     share = min(share, limit / len(labels))
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    wanted = np.array([share * len(rows) for rows in classes])
+    counts = np.maximum(1, (wanted + 0.5).astype(np.int64))
+    while counts.sum() > max(limit, len(classes)):
+        counts[np.argmax(np.where(counts > 1, counts - wanted, -np.inf))] -= 1
     generator = np.random.default_rng(seed)
-    held = [
-        generator.permutation(rows)[: max(1, int(share * len(rows) + 0.5))]
-        for rows in (np.flatnonzero(labels == label) for label in np.unique(labels))
-    ]
-    out = np.sort(np.concatenate(held))
+    out = np.sort(np.concatenate([generator.permutation(rows)[:count] for rows, count in zip(classes, counts, strict=True)]))
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
