@@ -254,7 +254,7 @@ def read_cell(cell: dict[str, Any] | None, folder: Path) -> bytes:
         return bytes(cell["bytes"])
     if cell is None or not cell.get("path"):
         raise InvalidImage("it is empty")
-    return (folder / cell["path"]).read_bytes()
+    return (folder / str(cell["path"])).read_bytes()
 
 
 def label_column(table: Any, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
