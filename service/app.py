@@ -49,7 +49,14 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
                 yield
                 loading.cancel()
 
-    app = Application(title="oodgate", version=__version__, summary='An image classifier that knows when to say "I don\'t know"', lifespan=lifespan)
+    app = Application(
+        title="oodgate",
+        version=__version__,
+        summary='An image classifier that knows when to say "I don\'t know"',
+        lifespan=lifespan,
+        # A redirected upload is sent twice, or not at all.
+        redirect_slashes=False,
+    )
     app.add_middleware(Envelope, metrics=metrics)
     errors.install(app)
     for routes in (predict, models, health):

@@ -103,7 +103,8 @@ class Model:
     def judge(self, scores: Scores, choice: Choice) -> Verdict:
         """Raw scores of every post-processor (N, P) -> what the chosen one decides."""
         column = scores[:, choice.column]
-        return Verdict(p_values(choice.calibration, column), column > choice.gate.threshold)
+        # Not `>`: a score that is no number must not be let through.
+        return Verdict(p_values(choice.calibration, column), ~(column <= choice.gate.threshold))
 
     def answer(self, probabilities: Scores, scores: Scores, verdict: Verdict, choice: Choice, top_k: int, names: Sequence[str | None]) -> Answer:
         """Probabilities (N, C), scores (N, P) and what was decided, as it goes over the wire."""

@@ -10,7 +10,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.bundle.decision import Guarantee
-from service.runtime import Device
 
 PREFIX = "OODGATE_"
 
@@ -26,7 +25,9 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="Model that answers when a request names none. Needed once the folder holds more than one.")
     host: str = Field("127.0.0.1", description="Address to listen on. 0.0.0.0 in a container; keep 127.0.0.1 behind a proxy on the same machine.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and says which.")
-    device: Device = Field("auto", description="cuda refuses to start when the session did not really get CUDA; auto takes it where there is a GPU.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="cuda refuses to start when the session did not really get CUDA; auto takes it where there is a GPU."
+    )
     intra_op_threads: int | None = Field(
         None, ge=1, le=1024, description="Threads of one inference. Left out: the CPUs that the container may use, which is right when it serves one model."
     )
@@ -39,7 +40,9 @@ class Settings(BaseSettings):
     max_queue_size: int = Field(
         256, ge=1, le=1_000_000, description="Images that may wait, above it 429. Images per second times the seconds that a client would wait."
     )
-    request_deadline_ms: float = Field(10_000, gt=0, le=600_000, description="Waiting longer than this is answered 504. Just below the clients' own time-out.")
+    request_deadline_ms: float = Field(
+        10_000, gt=0, le=600_000, description="Waiting longer than this is answered 504. Just below the clients' own time-out."
+    )
     max_body_bytes: int = Field(
         16 * 2**20, ge=1024, le=2**31, description="Largest request body. The largest picture you accept, times max_images_per_request if you use it."
     )
@@ -59,7 +62,9 @@ class Settings(BaseSettings):
     shadow_postprocessors: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Scores, separated by commas, whose rejects are counted but never answered: for comparing before you switch."
     )
-    keep_alive_seconds: int = Field(75, ge=1, le=3600, description="How long an idle connection stays open. Longer than the load balancer's, often 60 s.")
+    keep_alive_seconds: int = Field(
+        75, ge=1, le=3600, description="How long an idle connection stays open. Longer than the load balancer's, often 60 s."
+    )
     log_format: Literal["json", "console"] = Field("console", description="json for a log collector, console for people.")
 
     @field_validator("shadow_postprocessors", mode="before")

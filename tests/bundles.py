@@ -21,6 +21,8 @@ SIZE = 8
 CLASSES = ("red", "green", "blue")
 POSTPROCESSORS = ("msp", "ebo", "knn")
 CALIBRATION_IMAGES = 1000
+# The graph fails on a picture whose first byte is this: what a broken inference looks like.
+POISON = 7
 
 
 def pixels(count: int, seed: int) -> Pixels:
@@ -29,6 +31,7 @@ def pixels(count: int, seed: int) -> Pixels:
     images = random.integers(0, 60, (count, SIZE, SIZE, 3))
     strongest = random.integers(0, 3, count)
     images[np.arange(count), :, :, strongest] += random.integers(100, 190, (count, 1, 1))
+    images[:, 0, 0, 0] = images[:, 0, 0, 0].clip(POISON + 1)
     return images.astype(np.uint8)
 
 
@@ -47,8 +50,17 @@ def ood_png() -> bytes:
     return png(np.zeros((SIZE, SIZE, 3), np.uint8))
 
 
-def graph() -> onnx.ModelProto:
-    """images uint8 (N, 8, 8, 3) -> probabilities (N, 3), scores (N, 3). Features: the mean of each colour."""
+def poison_png() -> bytes:
+    image = pixels(1, 5)[0]
+    image[0, 0, 0] = POISON
+    return png(image)
+
+
+def graph(slow_steps: int = 0) -> onnx.ModelProto:
+    """images uint8 (N, 8, 8, 3) -> probabilities (N, 3), scores (N, 3). Features: the mean of each colour.
+
+    slow_steps: matrix products in the way of every batch, each some milliseconds long.
+    """
     bank = pixels(50, 1).astype(np.float32).mean(axis=(1, 2)) / 255
     constants = {
         "scale": np.array(255, np.float32),
@@ -57,7 +69,17 @@ def graph() -> onnx.ModelProto:
         "plane": np.array([1, 2], np.int64),
         "one": np.array([1], np.int64),
         "two": np.array([2], np.int64),
+        "corner_from": np.array([0, 0, 0], np.int64),
+        "corner_to": np.array([1, 1, 1], np.int64),
+        "corner_axes": np.array([1, 2, 3], np.int64),
+        "poison": np.array(POISON, np.uint8),
+        "column": np.array([-1, 1], np.int64),
+        "zero": np.zeros(1, np.float32),
+        "mixing": np.full((512, 512), 1 / 512, np.float32),
+        "all": np.array([0, 1], np.int64),
     }
+    # A chain that keeps its value, so that it neither vanishes nor changes anything but the time.
+    slow = [helper.make_node("MatMul", [f"slow{step}", "mixing"], [f"slow{step + 1}"]) for step in range(slow_steps)]
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["floats", "scale"], ["scaled"]),
@@ -71,7 +93,19 @@ def graph() -> onnx.ModelProto:
         helper.make_node("Unsqueeze", ["features", "one"], ["query"]),
         helper.make_node("Sub", ["query", "bank"], ["differences"]),
         helper.make_node("ReduceL2", ["differences", "two"], ["distances"], keepdims=0),
-        helper.make_node("ReduceMin", ["distances", "one"], ["knn"], keepdims=1),
+        helper.make_node("ReduceMin", ["distances", "one"], ["nearest"], keepdims=1),
+        # Index 1 into a table of one entry fails, and with it the batch.
+        helper.make_node("Slice", ["images", "corner_from", "corner_to", "corner_axes"], ["corner"]),
+        helper.make_node("Equal", ["corner", "poison"], ["poisoned"]),
+        helper.make_node("Cast", ["poisoned"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["zero", "index"], ["looked_up"]),
+        helper.make_node("Reshape", ["looked_up", "column"], ["nothing"]),
+        helper.make_node("ReduceSum", ["nothing", "all"], ["start"], keepdims=0),
+        helper.make_node("Add", ["start", "mixing"], ["slow0"]),
+        *slow,
+        helper.make_node("ReduceMin", [f"slow{slow_steps}", "all"], ["positive"], keepdims=0),
+        helper.make_node("Min", ["positive", "zero"], ["still_nothing"]),
+        helper.make_node("Add", ["nearest", "still_nothing"], ["knn"]),
         helper.make_node("Concat", ["msp", "ebo", "knn"], ["scores"], axis=1),
     ]
     model = helper.make_model(
@@ -140,9 +174,9 @@ def run(model: bytes, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.f
     return probabilities, scores
 
 
-def write_bundle(models_dir: Path, name: str = "tiny", version: int = 1, images: int = CALIBRATION_IMAGES, **replaced: bytes) -> Path:
+def write_bundle(models_dir: Path, name: str = "tiny", version: int = 1, images: int = CALIBRATION_IMAGES, slow_steps: int = 0, **replaced: bytes) -> Path:
     """Writes a bundle and gives its folder. `replaced`: other bytes for a file, by its stem, hashed as they are."""
-    model = graph().SerializeToString()
+    model = graph(slow_steps).SerializeToString()
     probabilities, scores = run(model, pixels(images, 2))
     order = np.argsort(scores, axis=0)
     golden_images = pixels(32, 3)

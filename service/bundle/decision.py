@@ -65,15 +65,11 @@ def pac_rank(n: int, alpha: float, delta: float) -> int:
     The share of ID images above the k-th largest of n scores is Beta(k, n + 1 - k); its tail is a binomial's:
     P(Beta(k, n + 1 - k) > alpha) = P(Binomial(n, alpha) < k).
     """
-    below, k = 0.0, 0
-    while k < n:
-        below += math.exp(
-            math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(alpha) + (n - k) * math.log1p(-alpha)
-        )
-        if below > delta:
-            break
-        k += 1
-    return k
+    # The binomial's probabilities in logarithms, each from the one before it: n can be 100000, alpha ** n underflows.
+    fewer = np.arange(n)
+    log_ratio = np.log((n - fewer) / (fewer + 1)) + math.log(alpha) - math.log1p(-alpha)
+    log_probability = n * math.log1p(-alpha) + np.concatenate([[0.0], np.cumsum(log_ratio[:-1])])
+    return int(np.searchsorted(np.cumsum(np.exp(log_probability)), delta, side="right"))
 
 
 def images_needed(alpha: float, guarantee: Guarantee, delta: float) -> int:

@@ -60,7 +60,7 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise UnknownFormat(f"the {len(data)} bytes are none of the accepted formats: {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError as exc:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:  # the latter where warnings are errors
         raise TooManyPixels(f"{exc}, at most {max_pixels} are decoded") from None
     except Exception as exc:  # a decoder's parser meets arbitrary bytes: what it raises is not documented
         raise Undecodable(f"image header cannot be read: {exc}") from None

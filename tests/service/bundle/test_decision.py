@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from service.bundle.decision import TooFewCalibrationImages, images_needed, marginal_rank, open_gate, p_values, pac_rank
+
+alphas = st.floats(0.001, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("n", "alpha", "rank"), [(1000, 0.05, 39), (1000, 0.01, 5), (5000, 0.05, 225), (5000, 0.01, 39), (500, 0.05, 17), (100, 0.05, 2)]
+)
+def test_pac_ranks_are_those_of_the_beta_distribution_s_tables(n: int, alpha: float, rank: int) -> None:
+    assert pac_rank(n, alpha, 0.05) == rank
+
+
+@given(n=st.integers(1, 3000), alpha=alphas, delta=st.floats(0.01, 0.2))
+def test_the_pac_rank_is_the_largest_that_keeps_the_promise(n: int, alpha: float, delta: float) -> None:
+    k = pac_rank(n, alpha, delta)
+    # The tiny margin is for the last digits of two ways to sum.
+    assert k == 0 or stats.beta.sf(alpha, k, n + 1 - k) <= delta + 1e-9
+    assert k == n or stats.beta.sf(alpha, k + 1, n - k) > delta - 1e-9
+
+
+def test_a_pac_rank_of_a_hundred_thousand_images_does_not_underflow() -> None:
+    k = pac_rank(100_000, 0.5, 0.05)
+    assert stats.beta.sf(0.5, k, 100_001 - k) <= 0.05 < stats.beta.sf(0.5, k + 1, 100_000 - k)
+
+
+@given(n=st.integers(1, 10_000), alpha=alphas)
+def test_the_marginal_rank_rejects_at_most_alpha_on_average(n: int, alpha: float) -> None:
+    k = marginal_rank(n, alpha)
+    assert k / (n + 1) <= alpha + 1e-9
+    assert (k + 1) / (n + 1) > alpha
+
+
+@pytest.mark.parametrize(("alpha", "guarantee", "needed"), [(0.05, "pac", 59), (0.01, "pac", 299), (0.05, "marginal", 19), (0.01, "marginal", 99)])
+def test_the_fewest_images_suffice_and_one_less_does_not(alpha: float, guarantee: str, needed: int) -> None:
+    assert images_needed(alpha, guarantee, 0.05) == needed
+    open_gate(np.arange(needed, dtype=np.float32), alpha, guarantee, 0.05)
+    with pytest.raises(TooFewCalibrationImages, match=f"needs at least {needed} calibration images, the bundle has {needed - 1}"):
+        open_gate(np.arange(needed - 1, dtype=np.float32), alpha, guarantee, 0.05)
+
+
+@given(n=st.integers(100, 2000), alpha=st.floats(0.05, 0.5), guarantee=st.sampled_from(["pac", "marginal"]), seed=st.integers(0, 100))
+def test_of_the_calibration_images_themselves_fewer_than_the_rank_are_rejected(n: int, alpha: float, guarantee: str, seed: int) -> None:
+    calibration = np.sort(np.random.default_rng(seed).normal(size=n).astype(np.float32))
+    gate = open_gate(calibration, alpha, guarantee, 0.05)
+    assert (calibration > gate.threshold).sum() < gate.expected_false_reject_ratio * (n + 1) <= alpha * (n + 1) + 1e-6
+
+
+def test_with_pac_at_most_a_twentieth_of_calibration_sets_reject_more_than_alpha() -> None:
+    random = np.random.default_rng(0)
+    # The share of uniform ID scores above a threshold is one minus the threshold.
+    shares = [1 - open_gate(np.sort(random.random(500).astype(np.float32)), 0.05, "pac", 0.05).threshold for _ in range(2000)]
+    assert np.mean(np.array(shares) > 0.05) < 0.065
+
+
+@given(scores=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=50), score=st.floats(-200, 200, width=32))
+def test_a_p_value_counts_the_calibration_scores_at_least_as_strange(scores: list[float], score: float) -> None:
+    calibration = np.sort(np.array(scores, np.float32))
+    expected = (1 + sum(other >= np.float32(score) for other in calibration)) / (len(scores) + 1)
+    assert p_values(calibration, np.array([score], np.float32))[0] == expected
+
+
+@given(alpha=st.floats(0.02, 0.5), score=st.floats(-4, 4, width=32))
+def test_with_the_marginal_guarantee_rejecting_is_having_a_p_value_of_at_most_alpha(alpha: float, score: float) -> None:
+    calibration = np.sort(np.random.default_rng(1).normal(size=200).astype(np.float32))
+    gate = open_gate(calibration, alpha, "marginal", 0.05)
+    rejected = np.float32(score) > gate.threshold
+    assert rejected == (p_values(calibration, np.array([score], np.float32))[0] <= gate.expected_false_reject_ratio)

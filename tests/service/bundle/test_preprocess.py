@@ -1,0 +1,152 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.bundle.preprocess import InputSpec, InvalidImage, Pixels, TooManyPixels, Undecodable, UnknownFormat, decode
+
+SPEC = InputSpec(size=32, resize=32, crop=32)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(height: int = 32, width: int = 32) -> Pixels:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=-1).astype(np.uint8)
+
+
+def test_a_picture_of_the_right_size_comes_through_unchanged() -> None:
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(gradient())), SPEC), gradient())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_every_accepted_format_is_decoded(kind: str) -> None:
+    decoded = decode(encode(Image.fromarray(gradient()), kind), SPEC)
+    assert decoded.shape == (32, 32, 3) and decoded.dtype == np.uint8
+    assert np.abs(decoded.astype(int) - gradient()).mean() < 12
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
+    deep = np.linspace(0, 65535, 1024).astype(np.uint16).reshape(32, 32)
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(deep)), SPEC)[..., 0], (deep >> 8).astype(np.uint8))
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    decoded = decode(encode(Image.fromarray(gradient()[..., 0])), SPEC)
+    np.testing.assert_array_equal(decoded, np.repeat(gradient()[..., :1], 3, axis=2))
+
+
+def test_a_palette_is_looked_up() -> None:
+    picture = Image.fromarray(gradient()).quantize(64)
+    np.testing.assert_array_equal(decode(encode(picture), SPEC), np.asarray(picture.convert("RGB")))
+
+
+def test_transparency_is_laid_on_white() -> None:
+    assert (decode(encode(Image.new("RGBA", (32, 32), (0, 0, 0, 0))), SPEC) == 255).all()
+
+
+def test_a_transparent_palette_colour_is_laid_on_white() -> None:
+    picture = Image.new("P", (32, 32), 0)
+    picture.putpalette([0, 0, 0] * 256)
+    assert (decode(encode(picture, transparency=0), SPEC) == 255).all()
+
+
+def test_cmyk_becomes_rgb() -> None:
+    decoded = decode(encode(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG"), SPEC)
+    assert decoded[16, 16, 0] > 200 and decoded[16, 16, 1] < 60
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_upright_as_its_exif_says(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: lambda a: np.rot90(a),
+    }[orientation]
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(gradient()), exif=exif), SPEC), upright(gradient()))
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(data, SPEC)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_progressive_jpeg_is_decoded_as_a_sequential_one() -> None:
+    picture = Image.fromarray(gradient())
+    np.testing.assert_array_equal(decode(encode(picture, "JPEG", progressive=True), SPEC), decode(encode(picture, "JPEG"), SPEC))
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (2, 400), (400, 2), (31, 33), (33, 31), (100, 37)])
+def test_any_shape_ends_as_the_centre_square(height: int, width: int) -> None:
+    assert decode(encode(Image.fromarray(gradient(height, width))), SPEC).shape == (32, 32, 3)
+
+
+def test_the_centre_is_cut_out_after_resizing() -> None:
+    spec = InputSpec(size=16, resize=32, crop=16)
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(gradient())), spec), gradient()[8:24, 8:24])
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+
+
+# Pillow itself is silent about the first, warns of the second and refuses the third.
+@pytest.mark.parametrize("side", [9000, 9700, 50_000])
+def test_a_bomb_is_refused_by_its_header(side: int) -> None:
+    with pytest.raises(TooManyPixels, match="at most 40000000"):
+        decode(png_header(side, side), SPEC)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_a_truncated_picture_is_refused(kind: str) -> None:
+    data = encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)), kind)
+    with pytest.raises(InvalidImage):
+        decode(data[: len(data) // 2], SPEC)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 32), (32, 1)])
+def test_one_pixel_is_too_small(width: int, height: int) -> None:
+    with pytest.raises(Undecodable, match="at least 2x2"):
+        decode(encode(Image.new("RGB", (width, height))), SPEC)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"%PDF-1.7\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"P6 2 2 255 " + bytes(12)])
+def test_bytes_of_no_accepted_format_are_refused(data: bytes) -> None:
+    with pytest.raises(UnknownFormat):
+        decode(data, SPEC)
+
+
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+    cut=st.floats(0, 1),
+)
+def test_whatever_the_bytes_the_shape_is_right_or_the_picture_refused(kind: str, flips: list[tuple[float, int]], cut: float) -> None:
+    data = bytearray(encode(Image.fromarray(gradient(20, 24)), kind))
+    for place, value in flips:
+        data[int(place * len(data))] = value
+    try:
+        decoded = decode(bytes(data[: int(cut * len(data)) + 1]), SPEC, max_pixels=1_000_000)
+    except InvalidImage:
+        return
+    assert decoded.shape == (32, 32, 3) and decoded.dtype == np.uint8

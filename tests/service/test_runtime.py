@@ -1,0 +1,104 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from service.bundle.manifest import BundleError, load_bundle, npz
+from service.runtime import Runtime, WrongDevice, cpu_quota
+from tests.bundles import graph, pixels, write_bundle
+
+
+def changed(change: Callable[[onnx.GraphProto], object]) -> bytes:
+    model = graph()
+    change(model.graph)
+    return model.SerializeToString()
+
+
+def rename_output(model: onnx.GraphProto) -> None:
+    model.node.append(helper.make_node("Identity", ["scores"], ["oddness"]))
+    model.output[1].name = "oddness"
+
+
+def rename_input(model: onnx.GraphProto) -> None:
+    model.input[0].name = "x"
+    for node in model.node:
+        for place, name in enumerate(node.input):
+            if name == "images":
+                node.input[place] = "x"
+
+
+def more_classes(model: onnx.GraphProto) -> None:
+    model.node.append(helper.make_node("Concat", ["probabilities", "probabilities"], ["doubled"], axis=1))
+    model.output[0].CopyFrom(helper.make_tensor_value_info("doubled", onnx.TensorProto.FLOAT, ["batch", 6]))
+    model.output[0].name = "doubled"
+
+
+def fixed_batch(model: onnx.GraphProto) -> None:
+    model.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+
+
+def other_size(model: onnx.GraphProto) -> None:
+    model.input[0].type.tensor_type.shape.dim[1].dim_value = 16
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (rename_output, "has input images, output probabilities, output oddness; it must have"),
+        (rename_input, "has input x, .*; it must have input images"),
+        (more_classes, "has input images, output doubled"),
+        (fixed_batch, r"input images is tensor\(uint8\)\[4, 8, 8, 3\], it must be"),
+        (other_size, r"input images is tensor\(uint8\)\['batch', 16, 8, 3\], it must be"),
+    ],
+)
+def test_a_graph_that_does_not_fit_its_manifest_is_refused(tmp_path: Path, change: Callable[[onnx.GraphProto], object], sentence: str) -> None:
+    folder = write_bundle(tmp_path, model=changed(change))
+    with pytest.raises(BundleError, match=sentence):
+        Runtime(load_bundle(folder), "cpu", 1)
+
+
+def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, model=b"not a graph")
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be opened"):
+        Runtime(load_bundle(folder), "cpu", 1)
+
+
+@pytest.mark.parametrize(("key", "off"), [("probabilities", 0.01), ("scores", 0.1), ("scores", np.inf)])
+def test_a_golden_answer_that_is_off_is_refused(tmp_path: Path, models_dir: Path, key: str, off: float) -> None:
+    golden = dict(np.load(io.BytesIO((models_dir / "tiny/1/golden.npz").read_bytes())))
+    golden[key][5, 1] += off if np.isfinite(off) else 1e6
+    folder = write_bundle(tmp_path, golden=npz(**golden))
+    with pytest.raises(BundleError, match=f"{key} of the golden images are off by"):
+        Runtime(load_bundle(folder), "cpu", 1).check_golden()
+
+
+def test_a_sound_bundle_passes_its_golden_check(models_dir: Path) -> None:
+    Runtime(load_bundle(models_dir / "tiny/1"), "cpu", 1).check_golden()
+
+
+def test_cuda_is_refused_where_there_is_none(models_dir: Path) -> None:
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(WrongDevice, match="device cuda was asked for, but"):
+        Runtime(load_bundle(models_dir / "tiny/1"), "cuda", 1)
+
+
+def test_auto_says_which_device_it_took(models_dir: Path) -> None:
+    runtime = Runtime(load_bundle(models_dir / "tiny/1"), "auto", 1)
+    assert (runtime.device, runtime.provider) in {("cpu", "CPUExecutionProvider"), ("cuda", "CUDAExecutionProvider")}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_a_picture_has_the_same_scores_alone_and_in_any_batch(models_dir: Path, batch_size: int) -> None:
+    runtime = Runtime(load_bundle(models_dir / "tiny/1"), "cpu", 1)
+    images = pixels(64, 7)
+    alone = np.concatenate([runtime.run(images[place : place + 1])[1] for place in range(batch_size)])
+    np.testing.assert_allclose(runtime.run(images[:batch_size])[1], alone, atol=1e-5)
+
+
+def test_there_is_at_least_one_cpu_to_use() -> None:
+    assert cpu_quota() >= 1
