@@ -34,8 +34,8 @@ def boundary_distance(logits: Tensor, distances: Tensor) -> Tensor:
     as zero, as in the authors' code; the paper's formula divides by C - 1, a constant factor.
     Source: Ding et al., Extended Logit Normalization, CVPR 2026, arXiv 2504.11434.
     """
-    top, predicted = logits.max(dim=1, keepdim=True)
-    return ((top - logits) / distances[predicted.squeeze(1)]).mean(dim=1)
+    top, predicted = logits.max(dim=1)
+    return ((top[:, None] - logits) / distances.index_select(0, predicted)).mean(dim=1)
 
 
 def scaled_logits(logits: Tensor, distances: Tensor) -> Tensor:
@@ -43,8 +43,6 @@ def scaled_logits(logits: Tensor, distances: Tensor) -> Tensor:
 
     Rows whose logits are all equal lie on every boundary (D = 0) and come back as zeros: the uniform distribution.
     """
-    scale = boundary_distance(logits, distances)
-    equal = scale <= 0
+    scale = boundary_distance(logits, distances)[:, None]
     # Softmax does not see a common shift; without it a row of equal logits would be c / 1, not 0 / 1.
-    shifted = logits - logits.max(dim=1, keepdim=True).values
-    return shifted / torch.where(equal, torch.ones_like(scale), scale)[:, None]
+    return (logits - logits.amax(dim=1, keepdim=True)) / torch.where(scale > 0, scale, 1.0)

@@ -1,0 +1,152 @@
+"""Evaluates scores as OpenOOD v1.5 does, on whatever computed them: cached features here, the exported graph in `export`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from service.bundle.decision import Guarantee, TooFewCalibrationImages, open_gate
+from service.bundle.manifest import Evaluation, OodSet, OperatingPoint, PostprocessorEvaluation
+from training.benchmarks import Targets
+from training.checkpoint import Trained
+from training.config import TrainingError
+from training.features import FeatureCache
+from training.metrics import accuracy, expected_calibration_error, mean_separation, separation
+from training.parts import open_parts
+from training.postprocessors import REGISTRY, Outputs, Postprocessor
+from training.probabilities import Probabilities
+
+Array = NDArray[Any]
+ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """All chosen scores and the probabilities, fitted, with the features that were used for it."""
+
+    postprocessors: Mapping[str, Postprocessor]
+    probabilities: Probabilities
+    validation: Outputs
+
+
+def fit(trained: Trained, cache: FeatureCache, keys: Sequence[str]) -> Fitted:
+    """Fits scores on the run's own training and validation parts; the calibration part stays unseen."""
+    for key in keys:
+        if key not in REGISTRY:
+            raise TrainingError(f"post-processor {key!r} is not known; known are {', '.join(REGISTRY)}")
+    parts = open_parts(trained.recipe)
+    if parts.train.classes != trained.classes:
+        raise TrainingError(f"{trained.recipe.data} has other classes than the network was trained on")
+    train, validation = cache.outputs("train", parts.train), cache.outputs("validation", parts.validation)
+    head = trained.network.head
+    postprocessors = {key: REGISTRY[key]() for key in keys}
+    for key, postprocessor in postprocessors.items():
+        try:
+            postprocessor.fit(train, validation, head)
+        except (ValueError, RuntimeError) as exc:  # torch's LinAlgError is a RuntimeError
+            raise TrainingError(f"{key} cannot be fitted: {exc}") from None
+    probabilities = Probabilities(trained.recipe.loss)
+    probabilities.fit(validation, head)
+    return Fitted(postprocessors, probabilities, validation)
+
+
+@torch.inference_mode()
+def score(postprocessor: Postprocessor, outputs: Outputs) -> Array:
+    """Scores (N,) of cached features, a chunk at a time."""
+    chunks = zip(outputs.features.split(4096), outputs.logits.split(4096), strict=True)
+    scores: Array = torch.cat([postprocessor(features, logits) for features, logits in chunks]).numpy()
+    return scores
+
+
+def summarise(
+    id_scores: Mapping[str, Array], ood_scores: Mapping[str, Mapping[str, Array]], ood_sets: Mapping[str, OodSet]
+) -> dict[str, PostprocessorEvaluation]:
+    """Separation per score and set, and the unweighted means of near and far. ood_scores: set -> score -> (N,)."""
+    found = {}
+    for key, inside in id_scores.items():
+        sets = {name: separation(inside, scores[key]) for name, scores in ood_scores.items()}
+        groups = {group: mean_separation(sets[name] for name in sets if ood_sets[name].group == group) for group in ("near", "far")}
+        found[key] = PostprocessorEvaluation(sets=sets, near=groups["near"], far=groups["far"])
+    return found
+
+
+def operating_points(calibration: Array, inside: Array, ood: Mapping[str, Array], delta: float) -> tuple[OperatingPoint, ...]:
+    """What each standard threshold promises and what it did on test pictures; those that n cannot promise are left out."""
+    points = []
+    for alpha in ALPHAS:
+        for guarantee in get_args(Guarantee):
+            try:
+                gate = open_gate(calibration, alpha, guarantee, delta)
+            except TooFewCalibrationImages:
+                continue
+            points.append(
+                OperatingPoint(
+                    alpha=alpha,
+                    guarantee=gate.guarantee,
+                    threshold=gate.threshold,
+                    expected_false_reject_ratio=gate.expected_false_reject_ratio,
+                    measured_false_reject_ratio=float((inside > gate.threshold).mean()),
+                    ood_caught_ratio={name: float((scores > gate.threshold).mean()) for name, scores in ood.items()},
+                )
+            )
+    return tuple(points)
+
+
+def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str]) -> Evaluation:
+    """Every score of one run on every set, from features that are computed once and kept."""
+    cache = FeatureCache(run, trained)
+    fitted = fit(trained, cache, keys)
+    inside = cache.outputs("ID test", targets.id_test)
+    ood = {name: cache.outputs(name, source) for name, source in targets.sources.items()}
+    with torch.inference_mode():
+        served, raw = fitted.probabilities(inside.logits).numpy(), inside.logits.softmax(dim=1).numpy()
+    ood_scores = {name: {key: score(fitted.postprocessors[key], outputs) for key in keys} for name, outputs in ood.items()}
+    labels = inside.labels.numpy()
+    return Evaluation(
+        id_data=targets.id_name,
+        id_images=len(labels),
+        accuracy=accuracy(raw, labels),
+        ece=expected_calibration_error(served, labels),
+        ece_raw=expected_calibration_error(raw, labels),
+        ood_sets=targets.ood_sets,
+        postprocessors=summarise({key: score(fitted.postprocessors[key], inside) for key in keys}, ood_scores, targets.ood_sets),
+    )
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """The table on the terminal: AUROC per set, the means, and both FPR95s of the far sets."""
+    console = Console()
+    if console.width < 110:  # a pipe has no width of its own, and numbers must not be cut
+        console = Console(width=110)
+    console.print(
+        f"{evaluation.id_images} ID pictures: accuracy {evaluation.accuracy:.2%}, "
+        f"ECE {evaluation.ece:.2%} as served, {evaluation.ece_raw:.2%} of softmax(f)"
+    )
+    incomplete = {name for name, about in evaluation.ood_sets.items() if about.expected not in (None, about.images)}
+    partial_groups = {evaluation.ood_sets[name].group for name in incomplete}
+    keys = list(evaluation.postprocessors)
+    table = Table(title="AUROC in %, OOD positive", caption="* a partial set, or a mean that lacks sets of the benchmark", box=SIMPLE_HEAD)
+    table.add_column("OOD set")
+    for key in keys:
+        table.add_column(key, justify="right")
+    for name, about in evaluation.ood_sets.items():
+        if about.images:
+            cells = [percent(evaluation.postprocessors[key].sets[name].auroc) for key in keys]
+            table.add_row(f"{name}{'*' * (name in incomplete)} ({about.group})", *cells)
+    table.add_section()
+    for group in ("near", "far"):
+        for label, metric in (("mean", "auroc"), ("FPR95, OOD caught", "fpr95_ood_caught"), ("FPR95, ID kept", "fpr95_id_kept")):
+            means = [getattr(evaluation.postprocessors[key], group) for key in keys]
+            cells = [percent(getattr(mean, metric) if mean else None) for mean in means]
+            table.add_row(f"{group}{'*' * (group in partial_groups)} {label}", *cells)
+    console.print(table)
+
+
+def percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{100 * ratio:.2f}"

@@ -1,0 +1,225 @@
+"""Writes a bundle: one graph, calibrated and evaluated by running that very graph in onnxruntime. The manifest comes last."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from service.bundle.decision import TooFewCalibrationImages, open_gate
+from service.bundle.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    BundleError,
+    CalibrationInfo,
+    Evaluation,
+    Manifest,
+    TrainingInfo,
+    find_versions,
+    load_bundle,
+    npz,
+    sha256,
+)
+from service.bundle.preprocess import InputSpec, Pixels
+from service.runtime import cpu_quota, open_session
+from training.benchmarks import Targets
+from training.checkpoint import Trained
+from training.config import TrainingError
+from training.data import Source, load
+from training.evaluate import Fitted, fit, operating_points, summarise
+from training.features import FeatureCache
+from training.graph import Graph, to_onnx
+from training.metrics import accuracy, expected_calibration_error
+from training.parts import open_parts
+from training.postprocessors import REGISTRY
+from training.release import check_parity, check_scores, shuffled_patches
+
+GOLDEN_IMAGES = 32
+BATCH = 250
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is asked of a bundle."""
+
+    name: str
+    models_dir: Path = Path("models")
+    version: int | None = None
+    postprocessors: Sequence[str] = tuple(REGISTRY)
+    default_postprocessor: str = "msp"
+    alpha: float = 0.05
+    delta: float = 0.05
+
+
+class GraphRunner:
+    """The graph as the service will run it: the same onnxruntime, on this machine's CPU."""
+
+    def __init__(self, model: bytes, folder: Path, spec: InputSpec) -> None:
+        self.session = open_session(model, folder, "cpu", cpu_quota())
+        self.spec = spec
+
+    def run(self, images: Pixels) -> tuple[Array, Array]:
+        probabilities, scores = self.session.run(["probabilities", "scores"], {"images": images})
+        return probabilities, scores
+
+    def run_source(self, source: Source, what: str) -> tuple[Array, Array]:
+        """Probabilities (N, C) and scores (N, P) of a whole set."""
+        pictures = load(source, self.spec, what)
+        order = torch.arange(len(pictures)).split(BATCH)
+        batches = tqdm(pictures.batches(order), f"graph on {what}", len(order), leave=False, disable=None)
+        found = [self.run(images.numpy()) for images, _ in batches]
+        return np.concatenate([entry[0] for entry in found]), np.concatenate([entry[1] for entry in found])
+
+
+def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path:
+    """The folder of the new bundle. ReleaseRefused or TrainingError leave nothing behind."""
+    folder, manifest_base = plan(trained, asked)
+    cache = FeatureCache(run, trained)
+    fitted = fit(trained, cache, asked.postprocessors)
+    graph = Graph(trained.network, fitted.probabilities, fitted.postprocessors).eval()
+    print("exporting the graph")
+    model = to_onnx(graph, trained.recipe.input.size, ["probabilities", "scores"])
+    runner = GraphRunner(model, folder, trained.recipe.input)
+    golden = release(graph, runner, trained, targets)
+    calibration_source = open_parts(trained.recipe).calibration
+    probabilities, scores = runner.run_source(calibration_source, "calibration pictures")
+    order = scores.argsort(axis=0, kind="stable")
+    calibration = np.take_along_axis(scores, order, axis=0).T.copy()
+    predicted = probabilities.argmax(axis=1).astype(np.int32)[order.T]
+    try:
+        open_gate(calibration[0], asked.alpha, "pac", asked.delta)
+    except TooFewCalibrationImages as exc:
+        raise TrainingError(str(exc)) from None
+    evaluation = evaluate_graph(runner, cache, fitted, targets, asked, calibration)
+    files = {
+        "model.onnx": model,
+        "calibration.npz": npz(scores=calibration, predicted=predicted),
+        "golden.npz": golden,
+        "evaluation.json": (evaluation.model_dump_json(indent=1) + "\n").encode(),
+    }
+    info = CalibrationInfo(
+        n=len(calibration_source),
+        alpha=asked.alpha,
+        delta=asked.delta,
+        data=f"{len(calibration_source)} held-out training pictures of {trained.recipe.data}, stratified by class, seed {trained.recipe.seed}",
+        timestamp=round(time.time()),
+    )
+    manifest = Manifest(**manifest_base, calibration=info, sha256={name: sha256(data) for name, data in files.items()})
+    write(folder, files, manifest)
+    return folder
+
+
+def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:
+    """Where the bundle goes, and its manifest as far as it is known beforehand; refuses early what cannot end well."""
+    if asked.default_postprocessor not in asked.postprocessors:
+        raise TrainingError(f"the default post-processor {asked.default_postprocessor!r} is not among {', '.join(asked.postprocessors)}")
+    version = asked.version or max(find_versions(asked.models_dir).get(asked.name, {0: None})) + 1
+    folder = asked.models_dir / asked.name / str(version)
+    if folder.exists():
+        raise TrainingError(f"{folder} exists; a version is never overwritten")
+    recipe = trained.recipe
+    training = TrainingInfo(
+        recipe=recipe.as_dict() | {"epoch_kept": trained.epoch, "validation_accuracy": trained.validation_accuracy},
+        data=recipe.data,
+        seed=recipe.seed,
+        code_version=trained.code_version,
+    )
+    return folder, {
+        "format_version": FORMAT_VERSION,
+        "name": asked.name,
+        "version": version,
+        "classes": trained.classes,
+        "input": recipe.input,
+        "postprocessors": tuple(asked.postprocessors),
+        "default_postprocessor": asked.default_postprocessor,
+        "training": training,
+    }
+
+
+@torch.inference_mode()
+def release(graph: Graph, runner: GraphRunner, trained: Trained, targets: Targets) -> bytes:
+    """Passes the release gate, or raises; the golden images come from the pictures that it was passed on.
+
+    Where no OOD validation set is given, the validation pictures with their patches shuffled stand in for one.
+    """
+    validation = open_parts(trained.recipe).validation
+    inside = load(validation, trained.recipe.input, "validation pictures").take(evenly(len(validation), 1000))
+    if targets.ood_validation is not None:
+        source = targets.ood_validation
+        outside = load(source, trained.recipe.input, "OOD validation pictures").take(evenly(len(source), 1000))
+    else:
+        print("no OOD validation set is given: validation pictures with shuffled patches stand in for it")
+        outside = shuffled_patches(inside, max(1, trained.recipe.input.size // 4))
+    keys = graph.keys
+    images = torch.cat([inside, outside])
+    wanted = [graph(batch) for batch in images.split(BATCH)]
+    probabilities = torch.cat([entry[0] for entry in wanted]).numpy()
+    scores = torch.cat([entry[1] for entry in wanted]).numpy()
+    rows = list(images.numpy()[i : i + BATCH] for i in range(0, len(images), BATCH))
+    got = [runner.run(batch) for batch in rows]
+    check_parity("probabilities", probabilities, np.concatenate([entry[0] for entry in got]))
+    graph_scores = np.concatenate([entry[1] for entry in got])
+    for column, key in enumerate(keys):
+        check_parity(key, scores[:, column], graph_scores[:, column])
+    split = len(inside)
+    found = check_scores(
+        {key: graph_scores[:split, column] for column, key in enumerate(keys)},
+        {key: graph_scores[split:, column] for column, key in enumerate(keys)},
+    )
+    print("AUROC on the OOD validation set: " + "  ".join(f"{key} {value:.3f}" for key, value in found.items()))
+    chosen = evenly(len(images), GOLDEN_IMAGES).numpy()
+    return npz(images=images.numpy()[chosen], probabilities=probabilities[chosen], scores=scores[chosen])
+
+
+def evenly(length: int, most: int) -> torch.Tensor:
+    """At most `most` rows of `length`, evenly spaced."""
+    return torch.linspace(0, length - 1, min(length, most)).round().long()
+
+
+def evaluate_graph(
+    runner: GraphRunner, cache: FeatureCache, fitted: Fitted, targets: Targets, asked: Export, calibration: Array
+) -> Evaluation:
+    """The evaluation table of this very graph, with what each operating point did on the test pictures."""
+    keys = list(fitted.postprocessors)
+    probabilities, id_scores = runner.run_source(targets.id_test, "ID test pictures")
+    ood = {name: runner.run_source(source, name)[1] for name, source in targets.sources.items()}
+    raw = cache.outputs("ID test", targets.id_test).logits.softmax(dim=1).numpy()
+    labels = targets.id_test.labels
+    inside = {key: id_scores[:, column] for column, key in enumerate(keys)}
+    outside = {name: {key: scores[:, column] for column, key in enumerate(keys)} for name, scores in ood.items()}
+    table = summarise(inside, outside, targets.ood_sets)
+    for row, key in enumerate(keys):
+        points = operating_points(calibration[row], inside[key], {name: outside[name][key] for name in outside}, asked.delta)
+        table[key] = table[key].model_copy(update={"operating_points": points})
+    return Evaluation(
+        id_data=targets.id_name,
+        id_images=len(labels),
+        accuracy=accuracy(probabilities, labels),
+        ece=expected_calibration_error(probabilities, labels),
+        ece_raw=expected_calibration_error(raw, labels),
+        ood_sets=targets.ood_sets,
+        postprocessors=table,
+    )
+
+
+def write(folder: Path, files: dict[str, bytes], manifest: Manifest) -> None:
+    """All files, the manifest last, in a folder that gets its name when everything is in it and reads back well."""
+    partial = folder.parent / f".{folder.name}.partial" / folder.parent.name / folder.name
+    try:
+        partial.mkdir(parents=True)
+        for name, data in files.items():
+            (partial / name).write_bytes(data)
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        load_bundle(partial)
+        partial.rename(folder)
+    except (OSError, BundleError) as exc:
+        raise TrainingError(f"{folder} cannot be written: {exc}") from None
+    finally:
+        shutil.rmtree(folder.parent / f".{folder.name}.partial", ignore_errors=True)

@@ -1,0 +1,56 @@
+"""One pass of a network over a set of pictures, kept on disk: every score is then a matter of seconds."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from service.bundle.preprocess import InputSpec
+from training import checkpoint
+from training.checkpoint import Trained
+from training.data import Source, load, slug
+from training.networks import Classifier
+from training.postprocessors import Outputs
+
+BATCH = 128
+
+
+@torch.no_grad()
+def extract(network: Classifier, source: Source, spec: InputSpec, what: str) -> Outputs:
+    """Features (N, D), logits (N, C) and labels (N,) of a set, in float32 on the CPU, without augmentation."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.eval().to(device, memory_format=torch.channels_last)
+    pictures = load(source, spec, what)
+    features: list[Tensor] = []
+    logits: list[Tensor] = []
+    order = torch.arange(len(pictures)).split(BATCH)
+    with tqdm(total=len(pictures), desc=what, unit="image", leave=False, disable=None) as bar:
+        for images, _ in pictures.batches(order):
+            some_features, some_logits = network(images.to(device))
+            features.append(some_features.float().cpu())
+            logits.append(some_logits.float().cpu())
+            bar.update(len(images))
+    network.cpu()
+    return Outputs(torch.cat(features), torch.cat(logits), pictures.labels.clone())
+
+
+class FeatureCache:
+    """Outputs of one run's best network, per set, in `<run>/features`. New weights or another set never meet old files."""
+
+    def __init__(self, run: Path, trained: Trained) -> None:
+        self.folder = run / "features"
+        self.trained = trained
+        weights = b"".join(tensor.numpy().tobytes() for tensor in trained.network.state_dict().values())
+        self.weights = hashlib.sha256(weights).hexdigest()
+
+    def outputs(self, name: str, source: Source) -> Outputs:
+        digest = hashlib.sha256(self.weights.encode() + source.labels.tobytes())
+        digest.update("\n".join([source.name(0), source.name(len(source) - 1)]).encode())
+        path = self.folder / f"{slug(name)}-{digest.hexdigest()[:16]}.pt"
+        if path.exists():
+            return Outputs(**checkpoint.read(path))
+        outputs = extract(self.trained.network, source, self.trained.recipe.input, name)
+        checkpoint.save(path, outputs._asdict())
+        return outputs

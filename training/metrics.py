@@ -1,0 +1,64 @@
+"""Numbers in, numbers out: accuracy, calibration error, and how well a score separates ID from OOD.
+
+OOD is the positive class and scores are higher = stranger, as in OpenOOD v1.5 (arXiv 2306.09301), whose FPR@95 is
+`fpr95_ood_caught` here; older papers mean `fpr95_id_kept`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
+
+from service.bundle.manifest import Separation
+
+Array = NDArray[Any]
+
+
+def accuracy(probabilities: Array, labels: Array) -> float:
+    """Share of rows (N, C) whose largest entry is the label's (N,)."""
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def expected_calibration_error(probabilities: Array, labels: Array, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of the largest probability, weighted by count.
+
+    probabilities (N, C), labels (N,). Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    # Bins are open on the left, (i / bins, (i + 1) / bins].
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(which, weights=right - confidence.astype(np.float64), minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def separation(id_scores: Array, ood_scores: Array) -> Separation:
+    """All separation metrics of one score on one OOD set. Areas are trapezoids, also under precision-recall, as in OpenOOD."""
+    scores = np.concatenate([id_scores, ood_scores])
+    is_ood = np.concatenate([np.zeros(len(id_scores)), np.ones(len(ood_scores))])
+    false, caught, _ = roc_curve(is_ood, scores)
+    precision_out, recall_out, _ = precision_recall_curve(is_ood, scores)
+    precision_in, recall_in, _ = precision_recall_curve(1 - is_ood, -scores)
+    return Separation(
+        auroc=auc(false, caught),
+        aupr_in=auc(recall_in, precision_in),
+        aupr_out=auc(recall_out, precision_out),
+        fpr95_id_kept=fpr95(1 - is_ood, -scores),
+        fpr95_ood_caught=fpr95(is_ood, scores),
+    )
+
+
+def fpr95(positive: Array, scores: Array) -> float:
+    """False-positive rate at the first threshold, from the strictest, with a true-positive rate of at least 95 %."""
+    false, true, _ = roc_curve(positive, scores, drop_intermediate=False)
+    return float(false[np.argmax(true >= 0.95)])
+
+
+def mean_separation(sets: Iterable[Separation]) -> Separation | None:
+    """The unweighted mean over sets, or None of none."""
+    rows = [entry.model_dump() for entry in sets]
+    if not rows:
+        return None
+    return Separation(**{key: float(np.mean([row[key] for row in rows])) for key in rows[0]})

@@ -1,0 +1,32 @@
+"""Rectified activations. Sun et al., ReAct, NeurIPS 2021, arXiv 2111.12797."""
+
+import torch
+from torch import Tensor, nn
+
+from training.postprocessors.base import Outputs, Postprocessor
+
+
+class React(Postprocessor):
+    """Energy of the head on features clipped at a percentile of all validation activations."""
+
+    key = "react"
+    threshold: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, percentile: float = 90.0) -> None:
+        super().__init__()
+        self.percentile = percentile
+
+    def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
+        activations = validation.features.flatten().double().sort().values
+        # torch.quantile refuses more than 16 million values.
+        position = self.percentile / 100 * (len(activations) - 1)
+        low = int(position)
+        high = min(low + 1, len(activations) - 1)
+        self.register_buffer("threshold", torch.lerp(activations[low], activations[high], position - low).float())
+        self.register_buffer("weight", head.weight.detach().T.clone())
+        self.register_buffer("bias", head.bias.detach().clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        return -(features.minimum(self.threshold) @ self.weight + self.bias).logsumexp(dim=1)

@@ -1,0 +1,44 @@
+"""Relative Mahalanobis distance. Ren et al., A Simple Fix to Mahalanobis Distance, 2021, arXiv 2106.09022."""
+
+import torch
+from torch import Tensor, nn
+
+from training.postprocessors.base import Outputs, Postprocessor
+
+
+class Rmds(Postprocessor):
+    """min over classes of MD_c(z) - MD_0(z): Mahalanobis to the class (shared covariance) less that to all of the data.
+
+    Both terms are quadratic in z, so their difference is one quadratic form, subtracted in float64 when fitted: that
+    costs one D x D product per image and does not cancel in float32.
+    """
+
+    key = "rmds"
+    mean: Tensor
+    quadratic: Tensor
+    linear: Tensor
+    constant: Tensor
+
+    def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
+        features = train.features.double()
+        mean = features.mean(dim=0)
+        centred = features - mean
+        classes = train.labels.unique()
+        means = torch.stack([centred[train.labels == label].mean(dim=0) for label in classes])
+        residuals = centred - means[torch.searchsorted(classes, train.labels)]
+        within = precision(residuals.T @ residuals / len(features))
+        overall = precision(centred.T @ centred / len(features))
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("quadratic", (within - overall).float())
+        self.register_buffer("linear", (-2 * within @ means.T).float())
+        self.register_buffer("constant", (means @ within * means).sum(dim=1).float())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        centred = features - self.mean
+        shared = (centred @ self.quadratic * centred).sum(dim=1)
+        return shared + (centred @ self.linear + self.constant).amin(dim=1)
+
+
+def precision(covariance: Tensor) -> Tensor:
+    """The pseudo-inverse of a covariance: directions with less than 1e-9 of the largest variance do not count."""
+    return torch.linalg.pinv(covariance, rtol=1e-9, hermitian=True)
