@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("oodgate", description='An image classifier that knows when to say "I don\'t know".')
     parser.add_argument("--version", action="version", version=f"oodgate {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="answer POST /predict over HTTP", epilog="Every flag is also an environment variable: OODGATE_MODELS_DIR …")
+    serve = commands.add_parser(
+        "serve", help="answer POST /predict over HTTP", epilog="Every flag is also an environment variable: OODGATE_MODELS_DIR …"
+    )
     add_settings(serve, tuple(Settings.model_fields))
     predict = commands.add_parser("predict", help="classify files and folders, as the server would")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder (searched recursively) or - for a picture on standard input")

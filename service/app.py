@@ -20,6 +20,8 @@ from service.settings import Settings
 
 
 class Application(FastAPI):
+    """FastAPI, with the problem document in its schema."""
+
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()
         # No route returns it as a response model, so FastAPI does not list it by itself.

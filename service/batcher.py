@@ -65,11 +65,12 @@ class Place:
     parts: list[tuple[Array, ...]] = field(default_factory=list)
     future: asyncio.Future[Answered] | None = None
     abandoned: bool = False
+    broken: bool = False
 
     @property
     def over(self) -> bool:
         """Answered, failed, or its caller is gone."""
-        return self.future is None or self.future.done()
+        return self.broken or self.future is None or self.future.done()
 
     def fail(self, exc: Exception) -> None:
         if self.future is not None and not self.future.done():
@@ -100,7 +101,7 @@ class Batcher:
         max_batch_size: int,
         max_queue_size: int,
         max_queue_delay_ms: float = 0.0,
-        on_batch: Callable[[int], None] = lambda size: None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> None:
         self.run = run
         self.max_batch_size = max_batch_size
@@ -182,6 +183,9 @@ class Batcher:
                 outputs = self.run(np.stack([row for _, rows in batch for row in rows]))
             except Exception as exc:  # whatever it was, everyone in this batch must be told
                 log.exception("a batch of %d failed", sum(len(rows) for _, rows in batch))
+                for place, _ in batch:
+                    # Before the loop gets to tell them: the rest of a large call must not be taken meanwhile.
+                    place.broken = True
                 self.loop.call_soon_threadsafe(self.fail, batch, exc)
             else:
                 self.loop.call_soon_threadsafe(self.deliver, batch, outputs, time.monotonic() - started)
@@ -230,7 +234,8 @@ class Batcher:
         # The average over about the last ten batches.
         per_row = seconds / size
         self.seconds_per_row += (per_row - self.seconds_per_row) * (0.1 if self.seconds_per_row else 1)
-        self.on_batch(size)
+        if self.on_batch is not None:
+            self.on_batch(size)
         start = 0
         for place, rows in batch:
             stop = start + len(rows)

@@ -12,6 +12,8 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Context:
+    """Lives as long as the application."""
+
     settings: Settings
     metrics: Metrics
     repository: Repository

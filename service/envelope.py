@@ -15,6 +15,8 @@ UNMATCHED = "unmatched"
 
 
 class Envelope:
+    """ASGI middleware; starlette's own base class would cost a task and two queues per request."""
+
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics

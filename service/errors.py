@@ -137,6 +137,4 @@ def documented(*statuses: int) -> dict[int | str, dict[str, type[BaseModel] | st
     for kind in (*TABLE.values(), INTERNAL):
         titles.setdefault(kind.status, []).append(f"`{kind.name}`: {kind.title}")
     schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        status: {"description": "; ".join(titles[status]), "content": {PROBLEM_TYPE: {"schema": schema}}} for status in statuses
-    }
+    return {status: {"description": "; ".join(titles[status]), "content": {PROBLEM_TYPE: {"schema": schema}}} for status in statuses}

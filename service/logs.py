@@ -7,6 +7,8 @@ from typing import Literal
 
 
 class JsonFormatter(logging.Formatter):
+    """One line, one object."""
+
     def format(self, record: logging.LogRecord) -> str:
         line = {"time": self.formatTime(record), "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
         if record.exc_info:

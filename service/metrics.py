@@ -49,6 +49,8 @@ class PValues(Collector):
 
 
 class Metrics:
+    """Made once per application. Names and labels are what dashboards and alert rules rely on."""
+
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter("oodgate_requests_total", "Requests answered", ("route", "status"), registry=registry)

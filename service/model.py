@@ -52,7 +52,7 @@ class Verdict:
 class Model:
     """Open with `async with`. Raises, when made, whatever keeps the settings' promise from being kept."""
 
-    def __init__(self, runtime: Runtime, settings: Settings, on_batch: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings, on_batch: Callable[[int], None] | None = None) -> None:
         self.runtime = runtime
         self.settings = settings
         self.bundle: Bundle = runtime.bundle
@@ -127,9 +127,7 @@ class Model:
                 rejected=bool(verdict.rejected[row]),
             )
             best = top[0]
-            predictions.append(
-                Prediction(filename=name, label=best.label, class_id=best.class_id, probability=best.probability, top_k=top, ood=ood)
-            )
+            predictions.append(Prediction(filename=name, label=best.label, class_id=best.class_id, probability=best.probability, top_k=top, ood=ood))
         return Answer(
             model=self.name,
             version=self.version,
@@ -186,7 +184,7 @@ class Model:
         return points
 
 
-def open_model(folder: Path, settings: Settings, on_batch: Callable[[int], None] = lambda size: None) -> Model:
+def open_model(folder: Path, settings: Settings, on_batch: Callable[[int], None] | None = None) -> Model:
     """A bundle loaded, checked on the device that it will use, and warm. Raises BundleError, WrongDevice and what Model raises."""
     runtime = Runtime(load_bundle(folder), settings.device, settings.intra_op_threads)
     model = Model(runtime, settings, on_batch)

@@ -12,7 +12,7 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.manifest import BundleError, find_versions
@@ -57,7 +57,7 @@ async def answer_all(settings: Settings, paths: list[str], version: int | None, 
         # As many at once as fill a batch while the next one is decoded.
         while chunk := list(islice(remaining, min(2 * settings.max_batch_size, settings.max_queue_size))):
             results = await asyncio.gather(*(answer(model, decoder, name, top_k) for name in chunk), return_exceptions=True)
-            for name, result in zip(chunk, results, strict=True):
+            for result in results:
                 if isinstance(result, Answer):
                     write.add(result)
                 elif isinstance(result, Unreadable):
@@ -118,7 +118,7 @@ class PrettyTable:
     """A table at the end, its columns as wide as they need to be."""
 
     def __init__(self) -> None:
-        self.table = Table("picture", "label", "probability", "p-value", "decision")
+        self.table = Table(Column("picture", overflow="fold"), "label", "probability", "p-value", "decision")
         self.captions: set[str] = set()
 
     def add(self, answer: Answer) -> None:
@@ -130,4 +130,5 @@ class PrettyTable:
 
     def close(self) -> None:
         self.table.caption = "; ".join(sorted(self.captions))
-        Console().print(self.table)
+        # Rich takes a file or a pipe for 80 columns wide, which would cut paths to pieces.
+        Console(width=None if sys.stdout.isatty() else 200).print(self.table)

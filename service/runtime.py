@@ -110,7 +110,7 @@ def open_session(model: bytes, folder: Path, device: Device, threads: int) -> or
     try:
         # From the bytes that were hashed, so no external data can be reached.
         session = ort.InferenceSession(model, options, providers=providers)
-    except Exception as exc:  # onnxruntime raises its own kinds, which share no base
+    except Exception as exc:  # noqa: BLE001 -- onnxruntime raises its own kinds, which share no base
         if cuda:
             raise WrongDevice(f"device {device} was asked for, but onnxruntime cannot use CUDA: {exc}") from None
         raise BundleError(f"{folder}: model.onnx cannot be opened: {exc}") from None

@@ -9,6 +9,8 @@ from service.bundle.manifest import Evaluation, Manifest
 
 
 class Wire(BaseModel):
+    """What all of them share: frozen, and no key that nobody knows."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
@@ -21,6 +23,8 @@ class Images(Wire):
 
 
 class ClassProbability(Wire):
+    """One class and how probable it is."""
+
     label: str
     class_id: int
     probability: float
@@ -37,6 +41,8 @@ class Ood(Wire):
 
 
 class Prediction(Wire):
+    """One image's answer; `label` is the most probable class whether rejected or not."""
+
     filename: str | None
     label: str
     class_id: int
@@ -46,6 +52,8 @@ class Prediction(Wire):
 
 
 class Answer(Wire):
+    """The answer to one request."""
+
     model: str
     version: int
     postprocessor: str
@@ -66,6 +74,8 @@ class OperatingPoint(Wire):
 
 
 class ModelSummary(Wire):
+    """What is loaded under one name."""
+
     name: str
     version: int
     default: Annotated[bool, Field(description="answers when a request names no model")]
@@ -79,16 +89,22 @@ class ModelSummary(Wire):
 
 
 class ModelList(Wire):
+    """Everything that is loaded."""
+
     models: list[ModelSummary]
 
 
 class ModelDetail(ModelSummary):
+    """Everything known of one model."""
+
     manifest: Manifest
     evaluation: Evaluation
     operating_points: dict[str, list[OperatingPoint]]
 
 
 class Health(Wire):
+    """The answer of a probe that is content."""
+
     status: str
 
 

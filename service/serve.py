@@ -1,6 +1,7 @@
 """`oodgate serve`: uvicorn around the application, and a sentence and an exit code when it cannot start."""
 
 import logging
+import os
 import socket
 import sys
 
@@ -32,7 +33,9 @@ def serve(settings: Settings) -> int:
     try:
         listener = listen(settings.host, settings.port)
     except OSError as exc:
-        print(f"oodgate: cannot listen on {settings.host} port {settings.port}: {exc.strerror}", file=sys.stderr)
+        # socket.create_server appends the address to strerror, which is here already. A host name that is not found has a negative errno.
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror
+        print(f"oodgate: cannot listen on {settings.host} port {settings.port}: {reason}", file=sys.stderr)
         return 1
     log.info("listening on http://%s:%d", settings.host, listener.getsockname()[1])
     server.run(sockets=[listener])
@@ -42,7 +45,7 @@ def serve(settings: Settings) -> int:
 
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """uvicorn without what costs time on every request and serves nobody here."""
+    """A uvicorn without what costs time on every request and serves nobody here."""
     return uvicorn.Config(
         app,
         lifespan="on",

@@ -19,6 +19,8 @@ class WrongSetting(Exception):
 
 
 class Settings(BaseSettings):
+    """Frozen; made by `load_settings`, which turns what is wrong into a sentence."""
+
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", protected_namespaces=())
 
     models_dir: Path = Field(Path("models"), description="Folder of the bundles, laid out as <name>/<version>/.")
@@ -29,13 +31,22 @@ class Settings(BaseSettings):
         "auto", description="cuda refuses to start when the session did not really get CUDA; auto takes it where there is a GPU."
     )
     intra_op_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of one inference. Left out: the CPUs that the container may use, which is right when it serves one model."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of one inference. Left out: the CPUs that the container may use, which is right when it serves one model.",
     )
     max_batch_size: int = Field(
-        32, ge=1, le=4096, description="Most images in one inference. Raise it on a GPU until throughput stops growing; on CPUs little is gained above 32."
+        32,
+        ge=1,
+        le=4096,
+        description="Most images in one inference. Raise it on a GPU until throughput stops growing; on CPUs little is gained above 32.",
     )
     max_queue_delay_ms: float = Field(
-        0, ge=0, le=1000, description="How long an inference may wait for company. 0 never delays a lone request; batches then form while another one runs."
+        0,
+        ge=0,
+        le=1000,
+        description="How long an inference may wait for company. 0 never delays a lone request; batches then form while another one runs.",
     )
     max_queue_size: int = Field(
         256, ge=1, le=1_000_000, description="Images that may wait, above it 429. Images per second times the seconds that a client would wait."
@@ -47,12 +58,18 @@ class Settings(BaseSettings):
         16 * 2**20, ge=1024, le=2**31, description="Largest request body. The largest picture you accept, times max_images_per_request if you use it."
     )
     max_image_pixels: int = Field(
-        40_000_000, ge=64, le=178_000_000, description="Largest picture by width x height, read from its header. Decoding needs up to 4 bytes a pixel."
+        40_000_000,
+        ge=64,
+        le=178_000_000,
+        description="Largest picture by width x height, read from its header. Decoding needs up to 4 bytes a pixel.",
     )
     max_images_per_request: int = Field(32, ge=1, le=4096, description="Most images in one request; at most max_queue_size.")
     postprocessor: str | None = Field(None, description="OOD score that decides. Left out: the one that the bundle names as default.")
     alpha: float | None = Field(
-        None, gt=0, lt=1, description="Share of ID images that may be rejected. Left out: the bundle's. Choose what rejecting good pictures may cost you."
+        None,
+        gt=0,
+        lt=1,
+        description="Share of ID images that may be rejected. Left out: the bundle's. Choose what rejecting good pictures may cost you.",
     )
     alpha_min: float = Field(0.001, gt=0, lt=1, description="Smallest alpha that a request may ask for.")
     alpha_max: float = Field(0.5, gt=0, lt=1, description="Largest alpha that a request may ask for.")

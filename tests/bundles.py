@@ -174,7 +174,9 @@ def run(model: bytes, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.f
     return probabilities, scores
 
 
-def write_bundle(models_dir: Path, name: str = "tiny", version: int = 1, images: int = CALIBRATION_IMAGES, slow_steps: int = 0, **replaced: bytes) -> Path:
+def write_bundle(
+    models_dir: Path, name: str = "tiny", version: int = 1, images: int = CALIBRATION_IMAGES, slow_steps: int = 0, **replaced: bytes
+) -> Path:
     """Writes a bundle and gives its folder. `replaced`: other bytes for a file, by its stem, hashed as they are."""
     model = graph(slow_steps).SerializeToString()
     probabilities, scores = run(model, pixels(images, 2))

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+# How their files begin: one that begins so and cannot be opened is broken, not unknown.
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 Pixels = NDArray[np.uint8]
 
 
@@ -59,10 +61,12 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        if data.startswith(SIGNATURES):
+            raise Undecodable("the image is broken or cut off within its header") from None
         raise UnknownFormat(f"the {len(data)} bytes are none of the accepted formats: {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:  # the latter where warnings are errors
         raise TooManyPixels(f"{exc}, at most {max_pixels} are decoded") from None
-    except Exception as exc:  # a decoder's parser meets arbitrary bytes: what it raises is not documented
+    except Exception as exc:  # noqa: BLE001 -- a decoder's parser meets arbitrary bytes: what it raises is not documented
         raise Undecodable(f"image header cannot be read: {exc}") from None
     with image:
         width, height = image.size
@@ -73,7 +77,7 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
         try:
             image.load()
             return to_pixels(image, spec)
-        except Exception as exc:  # as above
+        except Exception as exc:  # noqa: BLE001 -- as above
             raise Undecodable(f"{image.format} image cannot be decoded: {exc}") from None
 
 

@@ -17,7 +17,9 @@ async def list_models(request: Request) -> Response:
     return Response(ModelList(models=summaries).model_dump_json(), media_type="application/json")
 
 
-@router.get("/models/{name}", response_model=ModelDetail, responses=documented(404, 422, 503), summary="One model: manifest, evaluation, operating points")
+@router.get(
+    "/models/{name}", response_model=ModelDetail, responses=documented(404, 422, 503), summary="One model: manifest, evaluation, operating points"
+)
 async def show_model(request: Request, name: str) -> Response:
     repository = context_of(request).repository
     model = repository.find(name)

@@ -19,7 +19,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        **{media_type: BINARY for media_type in IMAGE_TYPES},
+        **dict.fromkeys(IMAGE_TYPES, BINARY),
         "multipart/form-data": {
             "schema": {
                 "type": "object",
@@ -52,7 +52,9 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/predict", response_model=Answer, responses=ANSWERED, openapi_extra={"requestBody": BODY}, summary="Classify images, or say so if unsure")
+@router.post(
+    "/predict", response_model=Answer, responses=ANSWERED, openapi_extra={"requestBody": BODY}, summary="Classify images, or say so if unsure"
+)
 async def predict(
     request: Request,
     model: Annotated[str | None, Query(description="a loaded model; the default one if left out")] = None,

@@ -86,7 +86,8 @@ def test_a_failing_batch_fails_its_callers_and_no_one_else() -> None:
             await asyncio.sleep(0.01)
             model.gate.set()
             results = await asyncio.gather(first, *rest, return_exceptions=True)
-            assert isinstance(results[1], InferenceFailed) and isinstance(results[2], InferenceFailed)
+            assert isinstance(results[1], InferenceFailed)
+            assert isinstance(results[2], InferenceFailed)
             assert isinstance(results[1].__cause__, ValueError)
             assert (results[0], results[3], results[4]) == ([0], [4], [6])
             assert await ask(batcher, 5) == [10]
@@ -251,7 +252,8 @@ def test_with_a_delay_a_call_waits_for_company_but_no_longer() -> None:
         async with Batcher(model := Doubler(), 2, 100, max_queue_delay_ms=200) as batcher:
             started = time.monotonic()
             await asyncio.gather(ask(batcher, 1), ask(batcher, 2))
-            assert model.batches == [[1, 2]] and time.monotonic() - started < 0.15
+            assert model.batches == [[1, 2]]
+            assert time.monotonic() - started < 0.15
             await ask(batcher, 3)
             assert time.monotonic() - started > 0.2
 

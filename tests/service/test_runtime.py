@@ -15,7 +15,7 @@ from tests.bundles import graph, pixels, write_bundle
 def changed(change: Callable[[onnx.GraphProto], object]) -> bytes:
     model = graph()
     change(model.graph)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def rename_output(model: onnx.GraphProto) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.bundle.decision import TooFewCalibrationImages, images_needed, marginal_rank, open_gate, p_values, pac_rank
+from service.bundle.decision import Guarantee, TooFewCalibrationImages, images_needed, marginal_rank, open_gate, p_values, pac_rank
 
 alphas = st.floats(0.001, 0.5)
 
@@ -37,7 +37,7 @@ def test_the_marginal_rank_rejects_at_most_alpha_on_average(n: int, alpha: float
 
 
 @pytest.mark.parametrize(("alpha", "guarantee", "needed"), [(0.05, "pac", 59), (0.01, "pac", 299), (0.05, "marginal", 19), (0.01, "marginal", 99)])
-def test_the_fewest_images_suffice_and_one_less_does_not(alpha: float, guarantee: str, needed: int) -> None:
+def test_the_fewest_images_suffice_and_one_less_does_not(alpha: float, guarantee: Guarantee, needed: int) -> None:
     assert images_needed(alpha, guarantee, 0.05) == needed
     open_gate(np.arange(needed, dtype=np.float32), alpha, guarantee, 0.05)
     with pytest.raises(TooFewCalibrationImages, match=f"needs at least {needed} calibration images, the bundle has {needed - 1}"):
@@ -45,7 +45,7 @@ def test_the_fewest_images_suffice_and_one_less_does_not(alpha: float, guarantee
 
 
 @given(n=st.integers(100, 2000), alpha=st.floats(0.05, 0.5), guarantee=st.sampled_from(["pac", "marginal"]), seed=st.integers(0, 100))
-def test_of_the_calibration_images_themselves_fewer_than_the_rank_are_rejected(n: int, alpha: float, guarantee: str, seed: int) -> None:
+def test_of_the_calibration_images_themselves_fewer_than_the_rank_are_rejected(n: int, alpha: float, guarantee: Guarantee, seed: int) -> None:
     calibration = np.sort(np.random.default_rng(seed).normal(size=n).astype(np.float32))
     gate = open_gate(calibration, alpha, guarantee, 0.05)
     assert (calibration > gate.threshold).sum() < gate.expected_false_reject_ratio * (n + 1) <= alpha * (n + 1) + 1e-6

@@ -67,7 +67,7 @@ def test_another_sha256_is_refused(folder: Path, file: str) -> None:
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_an_unknown_format_version_is_refused(folder: Path, version: object) -> None:
     edit_manifest(folder, lambda manifest: manifest.update(format_version=version))
-    with pytest.raises(BundleError, match="format_version is .*, this version reads 1"):
+    with pytest.raises(BundleError, match=r"format_version is .*, this version reads 1"):
         load_bundle(folder)
 
 

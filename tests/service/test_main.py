@@ -1,0 +1,166 @@
+"""The command line, as the processes that users start."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service import __version__
+from service.__main__ import main
+from service.settings import Settings
+from tests.bundles import id_png, ood_png, pixels, png, write_bundle
+from tests.servers import serving
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("OODGATE_")}
+
+
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-m", "service", *arguments], input=stdin, capture_output=True, check=False, env=ENVIRONMENT, timeout=60)
+
+
+def predict(*arguments: str) -> int:
+    return main(["predict", "--device", "cpu", "--intra-op-threads", "1", *arguments])
+
+
+@contextmanager
+def process(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server process and the address that it says it listens on."""
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, env=ENVIRONMENT) as server:
+        assert server.stderr
+        try:
+            found = re.search(rb"http://\S+:\d+", server.stderr.readline())
+            assert found
+            yield server, found[0].decode()
+        finally:
+            server.kill()
+
+
+def wait_until_ready(address: str) -> None:
+    patience = time.monotonic() + 30
+    while httpx.get(f"{address}/readyz").status_code != 200:
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+
+
+def test_without_torch_the_server_starts_answers_and_stops_on_a_signal(models_dir: Path) -> None:
+    start = "import sys; sys.modules['torch'] = None; from service.__main__ import main; sys.exit(main())"
+    with process("-c", start, "serve", "--models-dir", str(models_dir), "--port", "0", "--device", "cpu") as (server, address):
+        wait_until_ready(address)
+        assert httpx.post(f"{address}/predict", content=id_png()).status_code == 200
+        resident = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{server.pid}/status").read_text())[1])  # type: ignore[index]
+        assert resident < 300_000, "kB"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) in (0, -signal.SIGTERM)
+
+
+def test_what_cannot_be_served_ends_the_process_with_one_sentence(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, images=100)
+    (folder / "golden.npz").unlink()
+    refused = run("serve", "--models-dir", str(tmp_path), "--port", "0", "--log-format", "json")
+    assert refused.returncode == 1
+    lines = refused.stderr.decode().splitlines()
+    assert json.loads(lines[0])["message"].startswith("listening on http://127.0.0.1:")
+    assert lines[1:] == [f"oodgate: {folder}: golden.npz cannot be read: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--model", "other"), "setting model is 'other', models_dir .* holds one, two"),
+        ((), "holds one, two: setting model must name the default one"),
+        (("--model", "one", "--alpha", "0.01"), "alpha 0.01 with guarantee pac needs at least 299 calibration images, the bundle has 100"),
+        (("--model", "one", "--postprocessor", "vim"), "one has no post-processor 'vim', it has msp, ebo, knn"),
+        (("--models-dir", "/nowhere"), "models_dir /nowhere holds no complete bundle"),
+        (("--alpha", "2"), r"setting alpha \(OODGATE_ALPHA, --alpha\) is '2'"),
+    ],
+)
+def test_predict_refuses_what_serve_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], sentence: str) -> None:
+    for name in ("one", "two"):
+        write_bundle(tmp_path, name, images=100)
+    (tmp_path / "a.png").write_bytes(id_png())
+    assert predict("--models-dir", str(tmp_path), *options, str(tmp_path / "a.png")) == 1
+    assert re.fullmatch(f"oodgate: .*{sentence}.*\n", capsys.readouterr().err)
+
+
+def test_a_taken_port_is_one_sentence(models_dir: Path, client: httpx.Client) -> None:
+    refused = run("serve", "--models-dir", str(models_dir), "--port", str(client.base_url.port))
+    assert refused.returncode == 1
+    assert refused.stderr.decode() == f"oodgate: cannot listen on 127.0.0.1 port {client.base_url.port}: Address already in use\n"
+
+
+def test_predict_gives_the_server_s_answers(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, image in enumerate(pixels(20, 77)):
+        (tmp_path / f"{place:02}.png").write_bytes(png(image))
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "black.PNG").write_bytes(ood_png())
+    (tmp_path / "notes.txt").write_text("no picture")
+    options = ("--models-dir", str(models_dir), "--postprocessor", "ebo", "--alpha", "0.1", "--guarantee", "marginal")
+    assert predict(*options, "--json", "--top-k", "2", str(tmp_path)) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(answers) == 21
+    with serving(models_dir, postprocessor="ebo", alpha=0.1, guarantee="marginal") as client:
+        for found in answers:
+            path = Path(found["predictions"][0]["filename"])
+            expected = client.post("/predict", params={"top_k": 2}, content=path.read_bytes()).json()
+            expected["predictions"][0]["filename"] = str(path)
+            assert found == approximately(expected)
+
+
+def approximately(answer: object) -> object:
+    """A float's last digits depend on the batch it was computed in."""
+    if isinstance(answer, dict):
+        return {key: approximately(value) for key, value in answer.items()}
+    if isinstance(answer, list):
+        return [approximately(value) for value in answer]
+    return pytest.approx(answer, abs=1e-5) if isinstance(answer, float) else answer
+
+
+def test_a_picture_may_come_from_standard_input(models_dir: Path) -> None:
+    found = run("predict", "--models-dir", str(models_dir), "--device", "cpu", "--json", "-", stdin=ood_png())
+    assert found.returncode == 0
+    assert found.stderr == b""
+    assert json.loads(found.stdout)["predictions"][0]["ood"]["rejected"]
+
+
+def test_an_unreadable_picture_is_named_and_the_others_are_answered(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = {name: tmp_path / name for name in ("good.png", "[bad].png", "missing.png")}
+    paths["good.png"].write_bytes(id_png())
+    paths["[bad].png"].write_bytes(b"hello")
+    assert predict("--models-dir", str(models_dir), *map(str, paths.values())) == 1
+    found = capsys.readouterr()
+    assert "good.png" in found.out
+    assert "accepted" in found.out
+    assert f"oodgate: {paths['[bad].png']}: the 5 bytes are none of the accepted formats" in found.err
+    assert f"oodgate: {paths['missing.png']}: No such file or directory" in found.err
+
+
+def test_predict_takes_another_version_when_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for version in (1, 2):
+        write_bundle(tmp_path, version=version, images=100)
+    (tmp_path / "a.png").write_bytes(id_png())
+    assert predict("--models-dir", str(tmp_path), "--json", "--version", "1", str(tmp_path / "a.png")) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == 1
+    assert predict("--models-dir", str(tmp_path), "--version", "3", str(tmp_path / "a.png")) == 1
+    assert capsys.readouterr().err == "oodgate: tiny has no version 3, it has 1, 2\n"
+
+
+def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in text for name in Settings.model_fields)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"oodgate {__version__}\n"

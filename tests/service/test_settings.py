@@ -1,0 +1,68 @@
+from typing import Any
+
+import pytest
+
+from service.settings import Settings, WrongSetting, load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"OODGATE_{name.upper()}", raising=False)
+
+
+def test_what_nobody_sets_has_a_default() -> None:
+    settings = load_settings()
+    assert (settings.max_queue_delay_ms, settings.keep_alive_seconds, settings.alpha, settings.guarantee) == (0, 75, None, "pac")
+
+
+def test_the_environment_is_read_and_a_flag_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OODGATE_MAX_BATCH_SIZE", "8")
+    monkeypatch.setenv("OODGATE_PORT", "9000")
+    settings = load_settings(port="9001")
+    assert (settings.max_batch_size, settings.port) == (8, 9001)
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OODGATE_SHADOW_POSTPROCESSORS", "msp, ebo")
+    assert load_settings().shadow_postprocessors == ("msp", "ebo")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "allowed"),
+    [
+        ("port", "x", "valid integer"),
+        ("port", "70000", "less than or equal to 65535"),
+        ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
+        ("alpha", "0", "greater than 0"),
+        ("max_batch_size", "0", "greater than or equal to 1"),
+        ("guarantee", "hope", "'pac' or 'marginal'"),
+        ("log_format", "xml", "'json' or 'console'"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_with_name_value_and_what_is_allowed(name: str, wrong: str, allowed: str) -> None:
+    with pytest.raises(WrongSetting) as refused:
+        load_settings(**{name: wrong})
+    sentence = str(refused.value)
+    assert name in sentence
+    assert f"OODGATE_{name.upper()}" in sentence
+    assert repr(wrong) in sentence
+    assert allowed in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"alpha_min": 0.2, "alpha_max": 0.1}, "alpha_min is 0.2, it must be at most alpha_max, 0.1"),
+        ({"alpha": 0.6}, "alpha is 0.6, it must be between alpha_min, 0.001, and alpha_max, 0.5"),
+        ({"max_images_per_request": 33, "max_queue_size": 32}, "max_images_per_request is 33, it must be at most max_queue_size, 32"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(WrongSetting, match=sentence):
+        load_settings(**given)
+
+
+def test_every_setting_says_how_to_choose_it() -> None:
+    assert all(field.description and len(field.description) > 30 for field in Settings.model_fields.values())
