@@ -3,7 +3,9 @@
 Each file is written beside its place and moved into it, so it is either the old one or the new one, never half of one.
 """
 
+import contextlib
 import os
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, RuntimeError) as exc:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise TrainingError(f"{path} cannot be written: {exc}") from None
 
 
@@ -46,8 +49,10 @@ def read(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise TrainingError(f"{path} does not exist") from None
-    except Exception as exc:  # a damaged zip, an old pickle, a foreign file: each raises its own kind
-        raise TrainingError(f"{path} is not a readable checkpoint: {exc}") from None
+    except OSError as exc:
+        raise TrainingError(f"{path} cannot be read: {exc}") from None
+    except Exception:  # each kind of damage raises its own, and torch's advice is to trust the file
+        raise TrainingError(f"{path} is not a readable checkpoint: it is damaged or holds other things than tensors") from None
     return state
 
 
@@ -60,7 +65,7 @@ def load_trained(run: Path) -> Trained:
         network = build_network(recipe.network, len(state["classes"]), state["mean"], state["std"], recipe.width)
         network.load_state_dict(state["network"])
     except (KeyError, TypeError, RuntimeError) as exc:
-        raise TrainingError(f"{path} is not a checkpoint of this version: {exc}") from None
+        raise TrainingError(f"{path} is not a checkpoint of this version: {textwrap.shorten(str(exc), 200)}") from None
     return Trained(
         network.eval(),
         recipe,

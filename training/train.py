@@ -4,12 +4,14 @@ Order and augmentation of a step depend on the seed, the epoch and the step alon
 ends where one that was not stopped ends.
 """
 
+import contextlib
 import math
 import os
 import signal
 import subprocess
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,23 +25,44 @@ from tqdm import tqdm
 from training import checkpoint
 from training.augment import augment
 from training.config import Recipe, TrainingError
-from training.data import Pictures, load
+from training.data import Pictures, check_classes, load
 from training.losses import LOSSES
 from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
-from training.parts import open_parts
+from training.parts import Parts, open_parts
+
+SAVED = {"network", "optimizer", "generators", "epoch", "step", "sums", "best", "world", "recipe", "classes", "mean", "std"}
 
 
-class Stopped(Exception):
-    """SIGTERM or SIGINT came; the checkpoint is written."""
+class Stopped(BaseException):
+    """SIGTERM or SIGINT came; once training has begun, the checkpoint is written.
+
+    No Exception: it may come up in the middle of a decoder, which must not take it for a broken picture.
+    """
+
+
+@contextlib.contextmanager
+def signals(react: Callable[..., None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `react` until the end of the block."""
+    before = {number: signal.signal(number, react) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_reading(*_: object) -> None:
+    raise Stopped("stopped before the first step; nothing was written")
 
 
 def code_version() -> str:
     """The version of this code: the package's, with the commit where there is one."""
-    found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
-    commit = found.stdout.strip()
-    return version("oodgate") + (f"+{commit}" if commit else "")
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return version("oodgate")
+    return f"{version('oodgate')}+{commit}"
 
 
 def channel_statistics(pictures: Pictures) -> tuple[list[float], list[float]]:
@@ -56,19 +79,77 @@ def channel_statistics(pictures: Pictures) -> tuple[list[float], list[float]]:
     return [round(value, 4) for value in mean.tolist()], [round(value, 4) for value in std.tolist()]
 
 
-class Trainer:
-    """One process of one run."""
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
-    def __init__(self, recipe: Recipe, run: Path, resume: bool = False) -> None:
+
+def check_place(run: Path) -> None:
+    """Refuses at the start what would otherwise fail after the first epoch."""
+    place = next(folder for folder in (run, *run.parents) if folder.exists())
+    if not place.is_dir():
+        raise TrainingError(f"{run} cannot be written: {place} is not a directory")
+    if not os.access(place, os.W_OK):
+        raise TrainingError(f"{run} cannot be written: {place} does not allow it")
+
+
+def saved_state(recipe: Recipe, run: Path, resume: bool) -> dict[str, Any] | None:
+    """What last.pt holds, or None where the run has not begun. TrainingError if it is not of this recipe."""
+    last = run / "last.pt"
+    if not last.exists():
+        return None
+    if not resume:
+        raise TrainingError(f"{last} exists; give --resume to go on, or another --out")
+    state = checkpoint.read(last)
+    try:
+        missing = SAVED - set(state)
+        saved = None if missing else Recipe(**state["recipe"])
+    except TypeError as exc:
+        raise TrainingError(f"{last} is not a checkpoint of this version: {exc}") from None
+    if saved is None:
+        raise TrainingError(f"{last} is not a checkpoint of this version: it has no {', '.join(sorted(missing))}")
+    changed = [key for key, value in recipe.as_dict().items() if saved.as_dict()[key] != value]
+    if changed:
+        raise TrainingError(f"{last} was trained with another {', '.join(changed)}; resume with the same recipe")
+    if state["world"] != world_size():
+        raise TrainingError(f"{last} was trained on {state['world']} process(es), not {world_size()}")
+    return state
+
+
+class Scalars:
+    """TensorBoard's file of a run, made when the first values come."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.writer: SummaryWriter | None = None
+
+    def write(self, epoch: int, values: Mapping[str, float]) -> None:
+        try:
+            self.writer = self.writer or SummaryWriter(self.run)
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, epoch)
+            self.writer.flush()
+        except OSError as exc:
+            raise TrainingError(f"{self.run} cannot be written: {exc}") from None
+
+    def close(self) -> None:
+        if self.writer is not None:
+            with contextlib.suppress(OSError):  # said by write already
+                self.writer.close()
+
+
+class Trainer:
+    """One process of one run, from its beginning or from the state that last.pt holds."""
+
+    def __init__(self, recipe: Recipe, run: Path, state: dict[str, Any] | None = None) -> None:
         self.recipe, self.run = recipe, run
-        self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
-        state = self.saved_state(resume)
+        self.rank, self.local_rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")), world_size()
+        self.device = torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(recipe.seed)
-        parts = open_parts(recipe)
+        parts = self.open_parts()
         self.classes = parts.train.classes
         self.train_set = load(parts.train, recipe.training_input, "training pictures", recipe.skip_unreadable)
         self.validation_set = load(parts.validation, recipe.input, "validation pictures", recipe.skip_unreadable)
+        check_classes(self.train_set.source, f"the readable training pictures of {recipe.data}")
         if len(self.train_set) < recipe.batch_size * self.world:
             raise TrainingError(
                 f"batch_size {recipe.batch_size} on {self.world} process(es) needs {recipe.batch_size * self.world} training pictures, "
@@ -80,13 +161,11 @@ class Trainer:
             self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         else:
             self.mean, self.std = channel_statistics(self.train_set)
-        network = build_network(recipe.network, len(self.classes), self.mean, self.std, recipe.width, recipe.pretrained)
+        network = self.build_network(pretrained=recipe.pretrained and state is None)
         if self.world > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        self.network: Classifier = network.to(self.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-        )
+        self.network: Classifier = network.to(self.device).to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
         self.generator = torch.Generator()
         self.epoch, self.step, self.sums = 0, 0, [0.0, 0.0, 0.0]
         self.best = -1.0
@@ -98,26 +177,27 @@ class Trainer:
         self.forward = torch.compile(module) if recipe.compile else module
         self.stopping = False
 
+    def open_parts(self) -> Parts:
+        """The first process of each machine goes ahead, because it may have to download or convert what the others then find."""
+        if self.world > 1 and self.local_rank:
+            distributed.barrier()
+        parts = open_parts(self.recipe)
+        if self.world > 1 and not self.local_rank:
+            distributed.barrier()
+        return parts
+
+    def build_network(self, pretrained: bool) -> Classifier:
+        try:
+            return build_network(self.recipe.network, len(self.classes), self.mean, self.std, self.recipe.width, pretrained)
+        except (OSError, RuntimeError) as exc:  # torch reports a broken download as RuntimeError
+            if not pretrained:
+                raise
+            raise TrainingError(f"ImageNet weights for {self.recipe.network} cannot be had: {exc}") from None
+
     @property
     def steps(self) -> int:
         """Per epoch. The last pictures of the order that fill no batch wait for the next epoch's order."""
         return len(self.train_set) // (self.recipe.batch_size * self.world)
-
-    def saved_state(self, resume: bool) -> dict[str, Any] | None:
-        last = self.run / "last.pt"
-        if not resume:
-            if last.exists():
-                raise TrainingError(f"{last} exists; give --resume to go on, or another --out")
-            return None
-        if not last.exists():
-            return None
-        state = checkpoint.read(last)
-        if Recipe(**state["recipe"]) != replace(self.recipe):
-            changed = [key for key, value in self.recipe.as_dict().items() if state["recipe"].get(key) != value]
-            raise TrainingError(f"{last} was trained with another {', '.join(changed)}; resume with the same recipe")
-        if state["world"] != self.world:
-            raise TrainingError(f"{last} was trained on {state['world']} process(es), not {self.world}")
-        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -133,7 +213,7 @@ class Trainer:
             generators = [self.generator.get_state()]
         if self.rank:
             return
-        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "generators": generators}
+        state: dict[str, Any] = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "generators": generators}
         state |= {"epoch": self.epoch, "step": self.step, "sums": self.sums, "best": self.best, "world": self.world}
         checkpoint.save(self.run / "last.pt", state | self.description())
 
@@ -169,30 +249,51 @@ class Trainer:
         mine = order[self.rank :: self.world][: self.steps * batch].split(batch)[self.step :]
         self.network.train()
         label = f"epoch {self.epoch + 1}/{recipe.epochs}"
-        bar = tqdm(total=self.steps, initial=self.step, desc=label, unit="step", disable=self.rank > 0 or None, leave=False)
+        together = batch * self.world
+        bar = tqdm(
+            total=self.steps * together,
+            initial=self.step * together,
+            desc=label,
+            unit=" images",
+            disable=self.rank > 0 or None,
+            leave=False,
+        )
         with bar:
             for images, labels in self.train_set.batches(mine):
-                loss, accuracy = self.train_step(images, labels)
+                loss, accuracy, stopping = self.shared(*self.train_step(images, labels))
                 self.step += 1
-                self.sums = [self.sums[0] + loss.item(), self.sums[1] + accuracy.item(), self.sums[2] + 1]
-                if not math.isfinite(self.sums[0]):
-                    raise TrainingError(
-                        f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {self.step}; lower --lr (now {recipe.lr}). "
-                        f"{self.run / 'last.pt'} holds the last good epoch"
-                    )
-                bar.update()
-                bar.set_postfix(loss=f"{self.sums[0] / self.sums[2]:.3f}", acc=f"{self.sums[1] / self.sums[2]:.3f}")
-                if self.someone_stops():
+                self.sums = [self.sums[0] + loss, self.sums[1] + accuracy, self.sums[2] + 1]
+                if not math.isfinite(loss):
+                    raise self.diverged(f"the loss is {loss}")
+                bar.set_postfix(loss=f"{self.sums[0] / self.sums[2]:.3f}", accuracy=f"{self.sums[1] / self.sums[2]:.3f}", refresh=False)
+                bar.update(together)
+                if stopping:
+                    self.check_weights()
                     self.save()
                     raise Stopped(f"stopped in epoch {self.epoch + 1} after step {self.step}; --resume goes on from there")
+        if self.world > 1:
+            # Without SyncBatchNorm (on CPUs) each process has running statistics of its own; the first one's count.
+            for buffer in self.network.buffers():
+                distributed.broadcast(buffer, 0)
+        self.check_weights()
 
-    def someone_stops(self) -> bool:
-        """Whether any process was told to stop; all must leave the epoch at the same step."""
-        if self.world == 1:
-            return self.stopping
-        flag = torch.tensor(float(self.stopping), device=self.device)
-        distributed.all_reduce(flag)
-        return bool(flag.item() > 0)
+    def shared(self, loss: Tensor, accuracy: Tensor) -> tuple[float, float, bool]:
+        """Loss and accuracy over all processes, and whether any was told to stop: all must leave an epoch at the same step."""
+        values = torch.stack([loss, accuracy, torch.tensor(float(self.stopping), device=self.device)])
+        if self.world > 1:
+            distributed.all_reduce(values)
+        total_loss, total_accuracy, stopping = values.tolist()
+        return total_loss / self.world, total_accuracy / self.world, stopping > 0
+
+    def check_weights(self) -> None:
+        """Bad weights show in the loss only one step later, which may be after they were saved."""
+        if not all(torch.isfinite(tensor).all() for tensor in self.network.state_dict().values()):
+            raise self.diverged("the weights are not finite")
+
+    def diverged(self, what: str) -> TrainingError:
+        last = self.run / "last.pt"
+        kept = f". {last} holds the last good weights" if last.exists() else ""
+        return TrainingError(f"{what} in epoch {self.epoch + 1}, step {self.step}; lower --lr (now {self.recipe.lr}){kept}")
 
     @torch.inference_mode()
     def validate(self) -> float:
@@ -207,40 +308,35 @@ class Trainer:
 
     def fit(self) -> float:
         """Trains to the last epoch; the best validation accuracy. The later of equals wins."""
-        signal.signal(signal.SIGTERM, self.on_signal)
-        signal.signal(signal.SIGINT, self.on_signal)
-        writer = SummaryWriter(self.run) if self.rank == 0 else None
-        began, trained = time.monotonic(), 0
-        while self.epoch < self.recipe.epochs:
-            start = time.monotonic()
-            first, rate = self.step, self.learning_rate()
-            self.train_epoch()
-            seconds = time.monotonic() - start
-            images = (self.steps - first) * self.recipe.batch_size * self.world
-            loss, accuracy = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
-            validation = self.validate()
-            self.epoch, self.step, self.sums, trained = self.epoch + 1, 0, [0.0, 0.0, 0.0], trained + 1
-            better = validation >= self.best
-            self.best = max(self.best, validation)
-            if writer is not None:
-                if better:
-                    weights = {"network": self.network.state_dict(), "epoch": self.epoch, "code_version": code_version()}
-                    checkpoint.save(self.run / "best.pt", weights | {"validation_accuracy": validation} | self.description())
-                left = (time.monotonic() - began) / trained * (self.recipe.epochs - self.epoch)
-                print(
-                    f"epoch {self.epoch}/{self.recipe.epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  validation {validation:.4f}  "
-                    f"{images / seconds:.0f} images/s  {left / 60:.0f} min left",
-                    flush=True,
-                )
-                values = {"loss": loss, "accuracy/train": accuracy, "accuracy/validation": validation, "lr": rate}
-                for name, value in (values | {"images_per_second": images / seconds}).items():
-                    writer.add_scalar(name, value, self.epoch)
-            self.save()
-        if writer is not None:
-            writer.close()
+        began, first = time.monotonic(), self.epoch
+        with signals(self.on_signal), contextlib.closing(Scalars(self.run)) as scalars:
+            while self.epoch < self.recipe.epochs:
+                start, rate, steps = time.monotonic(), self.learning_rate(), self.steps - self.step
+                self.train_epoch()
+                speed = steps * self.recipe.batch_size * self.world / (time.monotonic() - start)
+                loss, accuracy = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
+                validation = self.validate()
+                self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+                better, self.best = validation >= self.best, max(self.best, validation)
+                if self.rank == 0:
+                    values = {"loss": loss, "accuracy/train": accuracy, "accuracy/validation": validation, "lr": rate}
+                    scalars.write(self.epoch, values | {"images_per_second": speed})
+                    if better:
+                        self.save_best(validation)
+                    left = (time.monotonic() - began) / (self.epoch - first) * (self.recipe.epochs - self.epoch)
+                    print(
+                        f"epoch {self.epoch}/{self.recipe.epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  validation {validation:.4f}  "
+                        f"{speed:.0f} images/s  {left / 60:.0f} min left",
+                        flush=True,
+                    )
+                self.save()
         return self.best
 
-    def on_signal(self, number: int, frame: object) -> None:
+    def save_best(self, validation: float) -> None:
+        state = {"network": self.network.state_dict(), "epoch": self.epoch, "code_version": code_version()}
+        checkpoint.save(self.run / "best.pt", state | {"validation_accuracy": validation} | self.description())
+
+    def on_signal(self, *_: object) -> None:
         self.stopping = True
 
 
@@ -248,16 +344,29 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> float:
     """Trains a recipe into the folder `run`; the best validation accuracy.
 
     Under torchrun every process calls this. SyncBatchNorm exists for CUDA only: on CPUs the first process's running
-    statistics count, as DistributedDataParallel broadcasts them.
+    statistics count.
     """
-    parallel = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if parallel:
-        cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if cuda else "gloo")
+    check_place(run)
+    state = saved_state(recipe, run, resume)
+    if state is not None and state["epoch"] >= recipe.epochs:
+        print(f"{run} is complete: all {recipe.epochs} epochs are done")
+        return float(state["best"])
+    with signals(stop_reading), process_group():
+        return Trainer(recipe, run, state).fit()
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Joins the other processes that torchrun started, if it did."""
+    if world_size() == 1:
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # The others wait while the first process of a machine reads a large set for the first time.
+    distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))
     try:
-        return Trainer(recipe, run, resume).fit()
+        yield
     finally:
-        if parallel:
-            distributed.destroy_process_group()
+        distributed.destroy_process_group()

@@ -53,7 +53,8 @@ def test_equal_rows_of_the_head_have_gradient_zero_and_not_nan() -> None:
     distances = weight_distances(weight)
     distances.sum().backward()
     assert torch.isfinite(distances).all()
-    assert weight.grad is not None and torch.equal(weight.grad, torch.zeros(3, 4))
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.zeros(3, 4))
 
 
 def test_head_distances_stay_in_float32_under_autocast() -> None:

@@ -44,7 +44,8 @@ def test_pictures_may_lie_deeper_and_other_files_do_not_count(write_folder: Writ
     (root / "red" / "notes.txt").write_text("no picture")
     (root / ".hidden").mkdir()
     source = opened(root)
-    assert source.classes == ("blue", "red") and source.labels.tolist() == [0, 0, 1]
+    assert source.classes == ("blue", "red")
+    assert source.labels.tolist() == [0, 0, 1]
 
 
 def test_train_val_and_test_folders_are_the_splits(write_folder: WriteFolder, tmp_path: Path) -> None:
@@ -54,14 +55,16 @@ def test_train_val_and_test_folders_are_the_splits(write_folder: WriteFolder, tm
 
 
 def test_a_folder_without_splits_has_no_validation_and_no_test_part(blobs: Path) -> None:
-    assert open_source(str(blobs), "val") is None and open_source(str(blobs), "test") is None
+    assert open_source(str(blobs), "val") is None
+    assert open_source(str(blobs), "test") is None
 
 
 @pytest.mark.parametrize("names", [("train", "bus"), ("valid", "invalid"), ("test", "probe")])
 def test_a_class_may_be_named_like_a_split(write_folder: WriteFolder, tmp_path: Path, names: tuple[str, str]) -> None:
     root = write_folder(tmp_path / "set", **dict.fromkeys(names, 2))
     assert opened(root).classes == tuple(sorted(names))
-    assert open_source(str(root), "val") is None and open_source(str(root), "test") is None
+    assert open_source(str(root), "val") is None
+    assert open_source(str(root), "test") is None
 
 
 def test_test_and_val_folders_without_a_train_folder_are_not_taken_for_classes(write_folder: WriteFolder, tmp_path: Path) -> None:
@@ -149,7 +152,8 @@ def test_a_row_is_named_by_its_number_in_its_own_file(write_parquet: WriteParque
     first = write_parquet(tmp_path / "set" / "train-0.parquet", 0, 2)
     second = write_parquet(tmp_path / "set" / "train-1.parquet", 2, 4, part=["a"] * 5 + ["b"])
     source = opened(tmp_path / "set")
-    assert source.name(5) == f"{first}, row 5" and source.name(7) == f"{second}, row 1"
+    assert source.name(5) == f"{first}, row 5"
+    assert source.name(7) == f"{second}, row 1"
     assert opened(f"{second}#part=b").name(0) == f"{second}, row 5"
 
 
@@ -183,7 +187,8 @@ def test_parquet_without_hugging_faces_metadata_is_read_too(tmp_path: Path, enco
     images = [{"bytes": encoded["blue"][0], "path": "b.png"}, {"bytes": encoded["red"][0], "path": "r.png"}]
     pq.write_table(pa.table({"img": images, "label": ["sea", "fire"]}), tmp_path / "a.parquet")
     source = opened(tmp_path / "a.parquet")
-    assert source.classes == ("fire", "sea") and source.labels.tolist() == [1, 0]
+    assert source.classes == ("fire", "sea")
+    assert source.labels.tolist() == [1, 0]
     assert source.read(1) == encoded["red"][0]
 
 
@@ -228,7 +233,7 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
 
 def test_parquet_without_pictures_lists_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "a.parquet")
-    with pytest.raises(TrainingError, match="no image column .* it has text, label"):
+    with pytest.raises(TrainingError, match=r"no image column .* it has text, label"):
         from_parquet([tmp_path / "a.parquet"])
 
 
@@ -249,10 +254,13 @@ def test_a_torchvision_set_is_found_by_name_in_any_case(tmp_path: Path, monkeypa
     write_mnist(tmp_path / "data", list(range(10)) * 3)
     monkeypatch.chdir(tmp_path)
     train, test = opened("mnist"), opened("MNIST", "test")
-    assert train.classes[:2] == ("0 - zero", "1 - one") and train.labels.tolist() == list(range(10)) * 3
-    assert len(test) == 2 and open_source("mnist", "val") is None
+    assert train.classes[:2] == ("0 - zero", "1 - one")
+    assert train.labels.tolist() == list(range(10)) * 3
+    assert len(test) == 2
+    assert open_source("mnist", "val") is None
     image = train.read(3)
-    assert isinstance(image, Image.Image) and train.name(3) == "MNIST[3]"
+    assert isinstance(image, Image.Image)
+    assert train.name(3) == "MNIST[3]"
     pixels = load(train, SPEC, "pictures").take(torch.tensor([3]))
     assert pixels.shape == (1, 32, 32, 3)
 
@@ -267,7 +275,8 @@ def test_a_torchvision_set_of_files_names_the_broken_one(tmp_path: Path, monkeyp
     (root / "images" / "woven" / "0.jpg").write_bytes(encoded["blue"][0][:200])
     monkeypatch.chdir(tmp_path)
     source = opened("dtd")
-    assert source.classes == ("banded", "woven") and source.labels.tolist() == [0, 1]
+    assert source.classes == ("banded", "woven")
+    assert source.labels.tolist() == [0, 1]
     with pytest.raises(TrainingError, match=r"DTD\[1\] cannot be read"):
         load(source, SPEC, "pictures")
 
@@ -300,10 +309,12 @@ def test_loaded_pictures_are_what_the_service_decodes(blobs: Path) -> None:
 
 def test_streamed_batches_equal_those_kept_in_memory(blobs: Path) -> None:
     kept, streamed = load(opened(blobs), SPEC, "pictures"), load(opened(blobs), SPEC, "pictures", fraction=0)
-    assert kept.tensor is not None and streamed.tensor is None
+    assert kept.tensor is not None
+    assert streamed.tensor is None
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0)).split(16)
     for (images, labels), (other, other_labels) in zip(kept.batches(order), streamed.batches(order), strict=True):
-        assert torch.equal(images, other) and torch.equal(labels, other_labels)
+        assert torch.equal(images, other)
+        assert torch.equal(labels, other_labels)
 
 
 def test_batches_come_in_the_order_asked_for(blobs: Path) -> None:
@@ -394,7 +405,8 @@ def test_ten_percent_of_fifty_thousand_are_five_thousand_of_them() -> None:
 def test_holding_out_depends_on_the_seed_alone() -> None:
     labels = np.repeat(np.arange(3), 40)
     first, again, other = (hold_out(labels, 0.1, 5000, seed)[1] for seed in (0, 0, 1))
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 def test_a_held_out_part_does_not_move_between_releases() -> None:

@@ -47,7 +47,9 @@ def test_the_gradient_of_elogitnorm_equals_the_longhand_float64_gradient_in_feat
     z, w, b = (tensor.detach().double().requires_grad_() for tensor in (features, head.weight, head.bias))
     authors(z @ w.T + b, w, LABELS).backward()
     for found, expected in ((features.grad, z.grad), (head.weight.grad, w.grad), (head.bias.grad, b.grad)):
-        assert found is not None and expected is not None and expected.abs().max() > 1e-3
+        assert found is not None
+        assert expected is not None
+        assert expected.abs().max() > 1e-3
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -90,7 +92,8 @@ def test_equal_logits_cost_log_c_and_have_a_finite_gradient(loss: str, value: fl
     cost = LOSSES[loss](logits, head, LABELS)
     cost.backward()
     torch.testing.assert_close(cost, torch.tensor(7.0).log())
-    assert logits.grad is not None and torch.isfinite(logits.grad).all()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
     assert head.weight.grad is None or torch.isfinite(head.weight.grad).all()
 
 
@@ -100,8 +103,10 @@ def test_equal_rows_of_the_head_have_a_finite_elogitnorm_gradient() -> None:
         head.weight[1] = head.weight[0]
         head.bias[1] = head.bias[0]
     elogitnorm(head(features), head, LABELS).backward()
-    assert features.grad is not None and torch.isfinite(features.grad).all()
-    assert head.weight.grad is not None and torch.isfinite(head.weight.grad).all()
+    assert features.grad is not None
+    assert torch.isfinite(features.grad).all()
+    assert head.weight.grad is not None
+    assert torch.isfinite(head.weight.grad).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES)

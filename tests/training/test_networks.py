@@ -22,7 +22,8 @@ def test_a_network_gives_features_and_logits(name: str, width: int, size: int, f
     network = build_network(name, 7, *HALF, width).eval()  # type: ignore[arg-type]
     with torch.inference_mode():
         z, logits = network(pictures(2, size))
-    assert z.shape == (2, features) and logits.shape == (2, 7)
+    assert z.shape == (2, features)
+    assert logits.shape == (2, 7)
 
 
 def test_logits_are_the_head_of_the_features() -> None:
@@ -41,9 +42,10 @@ def test_the_first_stage_keeps_all_32_pixels_and_the_last_has_4() -> None:
     seen: list[tuple[int, ...]] = []
     network = build_network("resnet18_32x32", 10, *HALF, 2).eval()
     for block in network.backbone.blocks:  # type: ignore[union-attr]
-        block.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+        block.register_forward_hook(lambda _module, _inputs, output: seen.append(tuple(output.shape)))
     network(pictures(1, 32))
-    assert seen[0] == (1, 2, 32, 32) and seen[-1] == (1, 16, 4, 4)
+    assert seen[0] == (1, 2, 32, 32)
+    assert seen[-1] == (1, 16, 4, 4)
 
 
 def test_the_network_normalises_the_pixels_itself() -> None:

@@ -31,7 +31,8 @@ def test_calibration_takes_ten_percent_of_every_class(recipe: Recipe) -> None:
 def test_the_same_recipe_gives_the_same_parts(recipe: Recipe) -> None:
     first, again = open_parts(recipe), open_parts(recipe)
     for one, other in ((first.train, again.train), (first.validation, again.validation), (first.calibration, again.calibration)):
-        assert names(one) == names(other) and one.labels.tolist() == other.labels.tolist()
+        assert names(one) == names(other)
+        assert one.labels.tolist() == other.labels.tolist()
 
 
 def test_another_seed_gives_other_parts(recipe: Recipe) -> None:
@@ -45,7 +46,8 @@ def test_the_calibration_part_does_not_depend_on_where_validation_comes_from(rec
 
 def test_a_named_validation_set_leaves_all_but_calibration_for_training(recipe: Recipe, write_folder: WriteFolder, tmp_path: Path) -> None:
     parts = open_parts(replace(recipe, validation=str(write_folder(tmp_path / "val", blue=2, green=2, red=2))))
-    assert len(parts.train) == 108 and len(parts.validation) == 6
+    assert len(parts.train) == 108
+    assert len(parts.validation) == 6
     assert all(name.startswith(str(tmp_path)) for name in names(parts.validation))
 
 
@@ -61,7 +63,8 @@ def test_rows_of_one_parquet_file_can_be_told_apart_by_a_condition(write_parquet
     write_parquet(tmp_path / "set" / "train.parquet", 0, 20)
     write_parquet(tmp_path / "set" / "test.parquet", 20, 24, part=["val", "test"] * 6)
     parts = open_parts(Recipe(data=str(tmp_path / "set"), validation=f"{tmp_path / 'set' / 'test.parquet'}#part=val"))
-    assert len(parts.validation) == 6 and len(parts.train) + len(parts.calibration) == 60
+    assert len(parts.validation) == 6
+    assert len(parts.train) + len(parts.calibration) == 60
 
 
 @pytest.mark.parametrize("where", ["set", "set/train.parquet#fold=1"])
@@ -105,7 +108,8 @@ def test_a_test_part_may_lack_pictures_of_a_class(write_parquet: WriteParquet, t
     table = datasets.Dataset.from_parquet(str(tmp_path / "set" / "test.parquet")).filter(lambda row: row["label"] != 1)
     table.to_parquet(tmp_path / "set" / "test.parquet")
     parts = open_parts(Recipe(data=str(tmp_path / "set")))
-    assert parts.test is not None and set(parts.test.labels.tolist()) == {0, 2}
+    assert parts.test is not None
+    assert set(parts.test.labels.tolist()) == {0, 2}
 
 
 def test_a_data_set_with_a_test_part_only_is_refused(write_parquet: WriteParquet, tmp_path: Path) -> None:
