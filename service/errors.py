@@ -16,7 +16,7 @@ from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.preprocess import InvalidImage, TooManyPixels, Undecodable, UnknownFormat
 from service.context import context_of
 from service.decoder import RefusedImage
-from service.intake import ACCEPTED, BodyTooLarge, MalformedBody, TooManyImages, UnsupportedContentType, UnsupportedEncoding
+from service.intake import ACCEPTED, BodyTooLarge, InvalidParameter, MalformedBody, TooManyImages, UnsupportedContentType, UnsupportedEncoding
 from service.model import AlphaOutOfRange, TopKOutOfRange, UnknownPostprocessor
 from service.repository import DeadBatcher, NotReady, UnknownModel
 from service.schemas import Problem
@@ -52,7 +52,8 @@ TABLE: dict[type[Exception], Kind] = {
     AlphaOutOfRange: Kind(422, "alpha-out-of-range", "The alpha is not allowed"),
     TooFewCalibrationImages: Kind(422, "alpha-not-promised", "Too few calibration images for this alpha"),
     TopKOutOfRange: Kind(422, "top-k-out-of-range", "There are not so many classes"),
-    RequestValidationError: Kind(422, "invalid-parameter", "A parameter is invalid"),
+    InvalidParameter: Kind(422, "invalid-parameter", "A parameter is invalid"),
+    RequestValidationError: Kind(422, "invalid-request", "The request is invalid"),
     QueueFull: Kind(429, "queue-full", "Too many images are waiting", shed="queue_full"),
     # Never delivered: 499 is what nginx logs for a client that has gone.
     Departed: Kind(499, "client-closed-request", "The client has gone"),

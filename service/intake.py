@@ -11,7 +11,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from service.decoder import Upload
-from service.schemas import Images
+from service.schemas import Images, Question
 
 IMAGE_TYPES = (
     "image/png",
@@ -25,6 +25,7 @@ IMAGE_TYPES = (
 ACCEPTED = (*IMAGE_TYPES, "multipart/form-data", "application/json")
 # Above this, parsing would be felt by the other requests on the event loop.
 LARGE_BYTES = 64 * 1024
+NOTHING_ASKED = Question()
 
 
 class MalformedBody(Exception):
@@ -39,12 +40,30 @@ class TooManyImages(Exception):
     """More pictures than max_images_per_request."""
 
 
+class InvalidParameter(Exception):
+    """A query parameter that is unknown or of the wrong type."""
+
+
 class UnsupportedContentType(Exception):
     """A content type other than the accepted ones."""
 
 
 class UnsupportedEncoding(Exception):
     """A compressed body: its size could not be known before it is unpacked."""
+
+
+def read_question(request: Request) -> Question:
+    """The query parameters of a prediction. Raises InvalidParameter."""
+    if not request.scope["query_string"]:
+        return NOTHING_ASKED
+    try:
+        return Question.model_validate(dict(request.query_params))
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        name = str(error["loc"][0])
+        if name not in Question.model_fields:
+            raise InvalidParameter(f"there is no parameter {name!r}; there are {', '.join(Question.model_fields)}") from None
+        raise InvalidParameter(f"{name} is {error['input']!r}: {error['msg']}") from None
 
 
 async def read_uploads(request: Request, max_body_bytes: int, max_images: int) -> list[Upload]:

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batcher import Batcher
-from service.bundle.decision import Gate, Guarantee, Scores, TooFewCalibrationImages, open_gate, p_values
+from service.bundle.decision import STANDARD_ALPHAS, Gate, Guarantee, Scores, TooFewCalibrationImages, open_gate, p_values
 from service.bundle.manifest import Bundle, load_bundle
 from service.runtime import Runtime
 from service.schemas import Answer, ClassProbability, ModelDetail, ModelSummary, Ood, OperatingPoint, Prediction
 from service.settings import Settings
-
-STANDARD_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 class UnknownPostprocessor(Exception):

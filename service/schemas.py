@@ -14,6 +14,16 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class Question(Wire):
+    """The query parameters of a prediction; defaults where one is left out."""
+
+    model: Annotated[str | None, Field(description="a loaded model; the default one if left out")] = None
+    version: Annotated[int | None, Field(description="must be the loaded one")] = None
+    postprocessor: Annotated[str | None, Field(description="OOD score that decides")] = None
+    alpha: Annotated[float | None, Field(description="share of ID images that may be rejected, within the operator's range")] = None
+    top_k: Annotated[int | None, Field(description="classes to list, at most all; 5 if left out")] = None
+
+
 class Images(Wire):
     """The JSON body of a prediction."""
 

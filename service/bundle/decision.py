@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Guarantee = Literal["pac", "marginal"]
 Scores = NDArray[np.float32]
+# What tables of operating points list.
+STANDARD_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 class TooFewCalibrationImages(Exception):

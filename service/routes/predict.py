@@ -2,17 +2,17 @@
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
 from service.batcher import Place
 from service.context import context_of, timing_of
 from service.errors import documented
-from service.intake import IMAGE_TYPES, read_uploads
-from service.schemas import Answer, example_answer
+from service.intake import IMAGE_TYPES, read_question, read_uploads
+from service.schemas import Answer, Question, example_answer
 
 router = APIRouter()
 BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -38,6 +38,11 @@ BODY: dict[str, Any] = {
         },
     },
 }
+# Written out here and read by hand: FastAPI's own reading of five optional parameters costs as much as the rest of the route.
+PARAMETERS = [
+    {"name": name, "in": "query", "required": False, "description": schema.pop("description"), "schema": schema}
+    for name, schema in Question.model_json_schema()["properties"].items()
+]
 ANSWERED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Every image answered, in the order sent. A rejected image is an answer, not an error.",
@@ -53,22 +58,20 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 
 
 @router.post(
-    "/predict", response_model=Answer, responses=ANSWERED, openapi_extra={"requestBody": BODY}, summary="Classify images, or say so if unsure"
+    "/predict",
+    response_model=Answer,
+    responses=ANSWERED,
+    openapi_extra={"requestBody": BODY, "parameters": PARAMETERS},
+    summary="Classify images, or say so if unsure",
 )
-async def predict(
-    request: Request,
-    model: Annotated[str | None, Query(description="a loaded model; the default one if left out")] = None,
-    version: Annotated[int | None, Query(description="must be loaded; the loaded one if left out")] = None,
-    postprocessor: Annotated[str | None, Query(description="OOD score that decides")] = None,
-    alpha: Annotated[float | None, Query(description="share of ID images that may be rejected, within the operator's range")] = None,
-    top_k: Annotated[int | None, Query(description="classes to list, at most all; 5 if left out")] = None,
-) -> Response:
+async def predict(request: Request) -> Response:
     arrived = time.monotonic()
     context, timing = context_of(request), timing_of(request)
     settings, stage = context.settings, context.metrics.stage
-    chosen = context.repository.find(model, version)
-    choice = chosen.choose(postprocessor, alpha)
-    top_k = chosen.check_top_k(top_k)
+    question = read_question(request)
+    chosen = context.repository.find(question.model, question.version)
+    choice = chosen.choose(question.postprocessor, question.alpha)
+    top_k = chosen.check_top_k(question.top_k)
     chosen.batcher.refuse_when_full()
     uploads = await read_uploads(request, settings.max_body_bytes, settings.max_images_per_request)
     read = time.monotonic()

@@ -111,6 +111,7 @@ def test_a_body_is_refused(client: httpx.Client, case: str) -> None:
         ({"alpha": "nan"}, 422, "alpha-out-of-range", "nan"),
         ({"alpha": 0.001}, 422, "alpha-not-promised", "needs at least 2995 calibration images, the bundle has 1000"),
         ({"alpha": "small"}, 422, "invalid-parameter", "alpha is 'small'"),
+        ({"alhpa": 0.1}, 422, "invalid-parameter", "there is no parameter 'alhpa'; there are model, version, postprocessor, alpha, top_k"),
         ({"version": "x"}, 422, "invalid-parameter", "version is 'x'"),
         ({"top_k": 0}, 422, "top-k-out-of-range", "top_k is 0, it must be between 1 and 3"),
         ({"top_k": 4}, 422, "top-k-out-of-range", "top_k is 4"),
