@@ -52,4 +52,8 @@ class Envelope:
 
 def route_of(scope: Scope) -> str:
     """The route's template: a label must not take a value for each path that strangers try."""
-    return str(getattr(scope.get("route"), "path", UNMATCHED))
+    route = scope.get("route")
+    if route is None and (endpoint := scope.get("endpoint")):
+        # FastAPI's router notes only its own kind of route.
+        route = next((other for other in scope["app"].routes if getattr(other, "endpoint", None) is endpoint), None)
+    return str(getattr(route, "path", UNMATCHED))

@@ -57,12 +57,13 @@ def test_what_is_loaded_is_described_before_anything_is_answered(models_dir: Pat
 
 def test_requests_are_counted_by_template_and_strangers_paths_under_one_label(models_dir: Path) -> None:
     with serving(models_dir) as client:
-        for path in ("/models/tiny", "/models/other", "/a", "/b"):
+        for path in ("/docs", "/models/tiny", "/models/other", "/a", "/b"):
             client.get(path)
         client.get("/predict")
         series = scrape(client)
     assert value(series, "requests_total", route="/models/{name}", status="200") == 1
     assert value(series, "requests_total", route="/models/{name}", status="404") == 1
+    assert value(series, "requests_total", route="/docs", status="200") == 1
     assert value(series, "requests_total", route="unmatched", status="404") == 2
     assert value(series, "requests_total", route="/predict", status="405") == 1
 
