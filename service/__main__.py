@@ -49,7 +49,7 @@ def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> Non
         field = Settings.model_fields[name]
         default: Any = field.default
         shown = "" if default in (None, ()) else f" [default: {default}]"
-        parser.add_argument(flag(name), dest=name, metavar=name.rsplit("_", 1)[-1].upper(), help=f"{field.description}{shown}")
+        parser.add_argument(flag(name), dest=name, metavar=name.rsplit("_", 1)[-1].upper(), help=f"{field.description}{shown}".replace("%", "%%"))
 
 
 def fail(exc: BaseException) -> int:

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     alpha_min: float = Field(0.001, gt=0, lt=1, description="Smallest alpha that a request may ask for.")
     alpha_max: float = Field(0.5, gt=0, lt=1, description="Largest alpha that a request may ask for.")
     guarantee: Guarantee = Field(
-        "pac", description="pac: at most alpha with the bundle's confidence (95 %%). marginal: at most alpha on average over calibration sets."
+        "pac", description="pac: at most alpha with the bundle's confidence (95 %). marginal: at most alpha on average over calibration sets."
     )
     shadow_postprocessors: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Scores, separated by commas, whose rejects are counted but never answered: for comparing before you switch."
