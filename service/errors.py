@@ -11,13 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.batcher import DeadlinePassed, Departed, InferenceFailed, QueueFull
+from service.batcher import QueueFull
 from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.preprocess import InvalidImage, TooManyPixels, Undecodable, UnknownFormat
 from service.context import context_of
 from service.decoder import RefusedImage
 from service.intake import ACCEPTED, BodyTooLarge, InvalidParameter, MalformedBody, TooManyImages, UnsupportedContentType, UnsupportedEncoding
 from service.model import AlphaOutOfRange, TopKOutOfRange, UnknownPostprocessor
+from service.place import DeadlinePassed, Departed, InferenceFailed
 from service.repository import DeadBatcher, NotReady, UnknownModel
 from service.schemas import Problem
 

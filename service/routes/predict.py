@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.batcher import Place
 from service.context import context_of, timing_of
 from service.errors import documented
 from service.intake import IMAGE_TYPES, read_question, read_uploads
+from service.place import Place
 from service.schemas import Answer, Question, example_answer
 
 router = APIRouter()

@@ -1,58 +1,12 @@
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import numpy as np
 import pytest
 
-from service.batcher import Array, Batcher, DeadlinePassed, Departed, InferenceFailed, QueueFull
-
-
-class Doubler:
-    """A model that doubles its rows, fails on a negative one, and can be held up."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def __call__(self, rows: Array) -> tuple[Array, ...]:
-        self.batches.append(rows[:, 0].tolist())
-        assert self.gate.wait(10)
-        if (rows < 0).any():
-            raise ValueError("negative")
-        return 2 * rows, rows + 1
-
-
-def row(value: int) -> Array:
-    return np.array([value])
-
-
-def later(seconds: float = 10) -> float:
-    return time.monotonic() + seconds
-
-
-async def ask(batcher: Batcher, *values: int, deadline: float | None = None) -> list[int]:
-    with batcher.admit(len(values), deadline or later()) as place:
-        answered = await batcher.answer(place, [row(value) for value in values])
-    assert [output[:, 0].tolist() for output in answered.outputs][1] == [value + 1 for value in values]
-    doubled: list[int] = answered.outputs[0][:, 0].tolist()
-    return doubled
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))
-
-
-async def hold_up(model: Doubler, batcher: Batcher) -> asyncio.Task[list[int]]:
-    """A first call that occupies the worker, so that those after it wait."""
-    model.gate.clear()
-    first = asyncio.create_task(ask(batcher, 0))
-    while not model.batches:
-        await asyncio.sleep(0.001)
-    return first
+from service.batcher import Batcher, QueueFull
+from service.place import InferenceFailed
+from tests.doubler import Doubler, ask, hold_up, run
 
 
 def test_each_of_64_concurrent_callers_gets_its_own_rows() -> None:
@@ -118,84 +72,6 @@ def test_when_one_part_of_a_large_call_fails_the_rest_is_not_run() -> None:
     run(test)
 
 
-def test_a_cancelled_caller_is_dropped_before_the_batch() -> None:
-    async def test() -> None:
-        async with Batcher(model := Doubler(), 8, 100) as batcher:
-            first = await hold_up(model, batcher)
-            cancelled, kept = (asyncio.create_task(ask(batcher, value)) for value in (1, 2))
-            await asyncio.sleep(0.01)
-            cancelled.cancel()
-            await asyncio.sleep(0.01)
-            model.gate.set()
-            await asyncio.gather(first, kept)
-            assert model.batches == [[0], [2]]
-
-    run(test)
-
-
-def test_a_departed_caller_is_told_at_once_and_its_rows_are_dropped() -> None:
-    async def test() -> None:
-        async with Batcher(model := Doubler(), 8, 100) as batcher:
-            first = await hold_up(model, batcher)
-            with batcher.admit(1, later()) as place:
-                asyncio.get_running_loop().call_later(0.01, place.abandon)
-                with pytest.raises(Departed):
-                    await batcher.answer(place, [row(1)])
-            model.gate.set()
-            await first
-            await ask(batcher, 2)
-            assert model.batches == [[0], [2]]
-
-    run(test)
-
-
-def test_a_caller_that_departed_before_its_rows_were_ready_takes_no_turn() -> None:
-    async def test() -> None:
-        async with Batcher(model := Doubler(), 8, 100) as batcher:
-            with batcher.admit(1, later()) as place:
-                place.abandon()
-                with pytest.raises(Departed):
-                    await batcher.answer(place, [row(1)])
-            assert model.batches == []
-
-    run(test)
-
-
-def test_a_caller_whose_deadline_passes_is_told_then_and_not_when_the_batch_ends() -> None:
-    async def test() -> None:
-        async with Batcher(model := Doubler(), 8, 100) as batcher:
-            first = await hold_up(model, batcher)
-            started = time.monotonic()
-            with pytest.raises(DeadlinePassed):
-                await ask(batcher, 1, deadline=later(0.03))
-            assert time.monotonic() - started < 5
-            model.gate.set()
-            await first
-            await ask(batcher, 2)
-            assert model.batches == [[0], [2]]
-
-    run(test)
-
-
-def test_a_deadline_that_passed_before_the_queue_is_refused() -> None:
-    async def test() -> None:
-        async with Batcher(Doubler(), 8, 100) as batcher:
-            with pytest.raises(DeadlinePassed):
-                await ask(batcher, 1, deadline=later(-1))
-
-    run(test)
-
-
-def test_a_running_batch_is_not_cut_short_by_a_deadline() -> None:
-    async def test() -> None:
-        async with Batcher(model := Doubler(), 8, 100) as batcher:
-            model.gate.clear()
-            asyncio.get_running_loop().call_later(0.1, model.gate.set)
-            assert await ask(batcher, 1, deadline=later(0.03)) == [2]
-
-    run(test)
-
-
 def test_the_queue_is_bounded_in_rows_and_says_when_to_come_back() -> None:
     async def test() -> None:
         async with Batcher(model := Doubler(), 8, 5) as batcher:
@@ -222,16 +98,6 @@ def test_the_wait_it_names_grows_with_the_queue_and_the_time_a_row_takes() -> No
     with pytest.raises(QueueFull) as refused:
         batcher.refuse_when_full()
     assert refused.value.retry_after_seconds == 10
-
-
-def test_a_place_is_given_back_when_its_rows_never_come() -> None:
-    async def test() -> None:
-        async with Batcher(Doubler(), 8, 5) as batcher:
-            with pytest.raises(ValueError, match="undecodable"), batcher.admit(5, later()):
-                raise ValueError("undecodable")
-            assert await ask(batcher, 1, 2, 3, 4, 5) == [2, 4, 6, 8, 10]
-
-    run(test)
 
 
 def test_a_lone_call_is_not_delayed() -> None:
