@@ -74,7 +74,7 @@ def named_places(entries: Sequence[str]) -> dict[str, str]:
     places = dict(entry.partition("=")[::2] for entry in entries)
     for name, where in places.items():
         if not name or not where:
-            raise TrainingError(f"{name}{where!r} must be NAME=PLACE, e.g. svhn=data/svhn")
+            raise TrainingError(f"{name!r} must be NAME=PLACE, e.g. svhn=data/svhn")
     return places
 
 

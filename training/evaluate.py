@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from service.bundle.decision import Guarantee, TooFewCalibrationImages, open_gate
+from service.bundle.decision import STANDARD_ALPHAS, Guarantee, TooFewCalibrationImages, open_gate
 from service.bundle.manifest import Evaluation, OodSet, OperatingPoint, PostprocessorEvaluation
 from training.benchmarks import Targets
 from training.checkpoint import Trained
@@ -23,7 +23,6 @@ from training.postprocessors import REGISTRY, Outputs, Postprocessor
 from training.probabilities import Probabilities
 
 Array = NDArray[Any]
-ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def summarise(
 def operating_points(calibration: Array, inside: Array, ood: Mapping[str, Array], delta: float) -> tuple[OperatingPoint, ...]:
     """What each standard threshold promises and what it did on test pictures; those that n cannot promise are left out."""
     points = []
-    for alpha in ALPHAS:
+    for alpha in STANDARD_ALPHAS:
         for guarantee in get_args(Guarantee):
             try:
                 gate = open_gate(calibration, alpha, guarantee, delta)

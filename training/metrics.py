@@ -42,12 +42,17 @@ def separation(id_scores: Array, ood_scores: Array) -> Separation:
     precision_out, recall_out, _ = precision_recall_curve(is_ood, scores)
     precision_in, recall_in, _ = precision_recall_curve(1 - is_ood, -scores)
     return Separation(
-        auroc=auc(false, caught),
-        aupr_in=auc(recall_in, precision_in),
-        aupr_out=auc(recall_out, precision_out),
+        auroc=area(false, caught),
+        aupr_in=area(recall_in, precision_in),
+        aupr_out=area(recall_out, precision_out),
         fpr95_id_kept=fpr95(1 - is_ood, -scores),
         fpr95_ood_caught=fpr95(is_ood, scores),
     )
+
+
+def area(x: Array, y: Array) -> float:
+    """Trapezoid area of a curve in the unit square; sums of many slices can round to just above one."""
+    return min(1.0, float(auc(x, y)))
 
 
 def fpr95(positive: Array, scores: Array) -> float:

@@ -11,7 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.benchmarks import Targets, open_own
+from training.checkpoint import load_trained
 from training.config import Recipe
+from training.export import Export, export
+from training.parts import open_parts
+from training.train import train
 
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 PER_CLASS = 40
@@ -115,3 +120,37 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def mixtures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of OOD pictures: discs of colours halfway between two classes. Read only."""
+    folder = tmp_path_factory.mktemp("ood") / "mixtures"
+    folder.mkdir()
+    generator = np.random.default_rng(5)
+    for i in range(60):
+        pixels = blob([(40, 120, 120), (120, 120, 40), (120, 40, 120)][i % 3], generator)
+        (folder / f"{i:03}.png").write_bytes(encode(pixels))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, with 60 calibration pictures: just enough for a PAC promise at 5 %."""
+    run = tmp_path_factory.mktemp("runs") / "blobs"
+    train(Recipe(data=str(blobs), width=4, epochs=6, batch_size=8, lr=0.05, calibration_share=0.5, validation_share=0.2), run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def targets(trained_run: Path, mixtures: Path) -> Targets:
+    """The run's validation part as ID test set, mixtures as far-OOD and OOD validation set."""
+    parts = open_parts(load_trained(trained_run).recipe)
+    return open_own(parts.validation, "blobs", str(mixtures), near={}, far={"mixtures": str(mixtures)})
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(trained_run: Path, targets: Targets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of every score, exported for real."""
+    models = tmp_path_factory.mktemp("models")
+    return export(trained_run, load_trained(trained_run), targets, Export("blobs", models))

@@ -1,5 +1,6 @@
 """Generalised entropy. Liu et al., GEN: Pushing the Limits of Softmax-Based OOD Detection, CVPR 2023."""
 
+import torch
 from torch import Tensor
 
 from training.postprocessors.base import Postprocessor
@@ -19,5 +20,7 @@ class Gen(Postprocessor):
         self.gamma = gamma
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        probabilities = logits.softmax(dim=1)
-        return (probabilities * (1 - probabilities)).pow(self.gamma).sum(dim=1)
+        ordered = logits.topk(logits.shape[1], dim=1).values.softmax(dim=1)
+        # 1 - p of a sure prediction rounds to a few bits, which so small a power blows up; the sum of the others does not.
+        complement = torch.cat([ordered[:, 1:].sum(dim=1, keepdim=True), 1 - ordered[:, 1:]], dim=1)
+        return (ordered * complement).pow(self.gamma).sum(dim=1)

@@ -1,0 +1,58 @@
+# Two commands do all: `make serve` and `make test`. Everything they need is installed into folders beside this file.
+
+PYTHON ?= python3
+PORT ?= 8000
+# GPU=1 installs onnxruntime-gpu with its CUDA libraries instead of onnxruntime.
+ifdef GPU
+SERVICE := service-gpu
+else
+SERVICE := service
+endif
+PIP := bin/python -m pip --disable-pip-version-check --no-input
+SERVE := .venv
+DEV := .venv-dev
+
+.PHONY: serve test dev lint types imports requirements clean
+
+serve: $(SERVE)/.$(SERVICE)
+	$(SERVE)/bin/oodgate serve --port $(PORT)
+
+# The service alone: no torch.
+$(SERVE)/.$(SERVICE): requirements/$(SERVICE).txt pyproject.toml
+	rm -rf $(SERVE)
+	$(PYTHON) -m venv $(SERVE)
+	$(SERVE)/$(PIP) install --quiet --require-hashes --requirement requirements/$(SERVICE).txt
+	$(SERVE)/$(PIP) install --quiet --no-deps --editable .
+	touch $@
+
+# Training, tests and tools: torch among them, about 3 GB to fetch.
+dev: $(DEV)/.dev
+
+$(DEV)/.dev: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/$(PIP) install --quiet --require-hashes --requirement requirements/dev.txt
+	$(DEV)/$(PIP) install --quiet --no-deps --editable .
+	touch $@
+
+test: lint types imports
+	$(DEV)/bin/python -m pytest
+
+lint: dev
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+
+types: dev
+	$(DEV)/bin/mypy
+
+imports: dev
+	$(DEV)/bin/lint-imports
+
+# Pins the newest releases that pyproject.toml allows, for every Python and platform at once.
+requirements: dev
+	set -e; for target in "service --extra cpu" "service-gpu --extra gpu" "training --extra cpu --extra training" \
+	    "dev --extra cpu --extra training --extra dev"; do set -- $$target; name=$$1; shift; \
+	    $(DEV)/bin/uv pip compile pyproject.toml "$$@" --universal --python-version 3.11 --generate-hashes --no-annotate \
+	        --no-header --upgrade --quiet --output-file requirements/$$name.txt; done
+
+clean:
+	rm -rf $(SERVE) $(DEV)

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.bundle.manifest import MANIFEST, find_versions, load_bundle
+from service.runtime import Runtime
+from training.benchmarks import Targets
+from training.checkpoint import load_trained
+from training.config import TrainingError
+from training.data import load
+from training.export import Export, export
+from training.parts import open_parts
+from training.postprocessors import REGISTRY
+from training.release import ReleaseRefused, check_parity, check_scores, shuffled_patches
+
+
+def test_the_bundle_is_complete_and_passes_the_services_checks(bundle_folder: Path) -> None:
+    bundle = load_bundle(bundle_folder)
+    Runtime(bundle, "cpu").check_golden()
+    assert bundle.manifest.postprocessors == tuple(REGISTRY)
+    assert bundle.manifest.classes == ("blue", "green", "red")
+    assert len(bundle.golden.images) == 32
+
+
+def test_calibration_is_the_graphs_own_answer_to_the_calibration_part(bundle_folder: Path, trained_run: Path) -> None:
+    bundle = load_bundle(bundle_folder)
+    recipe = load_trained(trained_run).recipe
+    pictures = load(open_parts(recipe).calibration, recipe.input, "calibration")
+    probabilities, scores = Runtime(bundle, "cpu").run(pictures.take(torch.arange(len(pictures))).numpy())
+    np.testing.assert_allclose(bundle.calibration.scores, np.sort(scores, axis=0).T, rtol=1e-4, atol=1e-5)
+    assert bundle.manifest.calibration.n == 60
+    assert np.array_equal(np.bincount(bundle.calibration.predicted[0]), np.bincount(probabilities.argmax(axis=1)))
+
+
+def test_the_evaluation_holds_every_score_and_what_each_threshold_did(bundle_folder: Path) -> None:
+    evaluation = load_bundle(bundle_folder).evaluation
+    assert set(evaluation.postprocessors) == set(REGISTRY)
+    assert evaluation.accuracy > 0.9
+    for entry in evaluation.postprocessors.values():
+        assert entry.far == entry.sets["mixtures"]
+        assert {(point.alpha, point.guarantee) for point in entry.operating_points} == {
+            (0.02, "marginal"),
+            (0.05, "marginal"),
+            (0.05, "pac"),
+            (0.1, "marginal"),
+            (0.1, "pac"),
+        }
+
+
+def test_a_version_is_never_overwritten_and_the_next_is_one_more(bundle_folder: Path, trained_run: Path, targets: Targets) -> None:
+    trained, models = load_trained(trained_run), bundle_folder.parent.parent
+    with pytest.raises(TrainingError, match="never overwritten"):
+        export(trained_run, trained, targets, Export("blobs", models, version=1))
+    second = export(trained_run, trained, targets, Export("blobs", models, postprocessors=("msp", "mls"), default_postprocessor="mls"))
+    assert second == models / "blobs" / "2"
+    assert list(find_versions(models)["blobs"]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"postprocessors": ("msp", "nonsense")}, "'nonsense' is not known"),
+        ({"postprocessors": ("mls",)}, "'msp' is not among mls"),
+        ({"alpha": 0.01, "postprocessors": ("msp",)}, "needs at least 299 calibration images, the bundle has 60"),
+    ],
+)
+def test_what_cannot_be_promised_is_refused_and_leaves_nothing(
+    asked: dict[str, object], message: str, trained_run: Path, targets: Targets, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        export(trained_run, load_trained(trained_run), targets, Export("blobs", tmp_path, **asked))  # type: ignore[arg-type]
+    assert not list(tmp_path.rglob(MANIFEST))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_score_that_takes_id_for_the_stranger_is_refused_by_name() -> None:
+    with pytest.raises(ReleaseRefused, match=r"vim has AUROC 0\.000"):
+        check_scores({"vim": np.array([2.0, 3.0])}, {"vim": np.array([0.0, 1.0])})
+
+
+def test_a_score_that_is_no_number_is_refused_by_name() -> None:
+    with pytest.raises(ReleaseRefused, match="knn gives values that are not finite"):
+        check_scores({"knn": np.array([0.0, 1.0])}, {"knn": np.array([np.nan, 2.0])})
+
+
+def test_a_graph_that_differs_from_torch_is_refused_by_name() -> None:
+    check_parity("ebo", np.array([0.0, 100.0]), np.array([0.0, 100.001]))
+    with pytest.raises(ReleaseRefused, match="ebo: the exported graph differs"):
+        check_parity("ebo", np.array([0.0, 1.0]), np.array([0.0, 1.001]))
+
+
+def test_shuffled_patches_keep_the_pixels_and_move_them() -> None:
+    images = torch.arange(8 * 8 * 3, dtype=torch.uint8).view(1, 8, 8, 3).repeat(3, 1, 1, 1)
+    shuffled = shuffled_patches(images, 4)
+    assert shuffled.shape == images.shape
+    assert torch.equal(shuffled.flatten(1).sort(dim=1).values, images.flatten(1).sort(dim=1).values)
+    assert not torch.equal(shuffled, images)
