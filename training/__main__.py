@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -66,7 +67,8 @@ def run_train(arguments: argparse.Namespace) -> None:
     except Stopped as stop:
         print(stop)
         return
-    print(f"best validation accuracy {best:.4f}; the network is in {run}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"best validation accuracy {best:.4f}; the network is in {run}")
 
 
 def named_places(entries: Sequence[str]) -> dict[str, str]:

@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, Any]:
         raise TrainingError(f"{path} does not exist") from None
     except OSError as exc:
         raise TrainingError(f"{path} cannot be read: {exc}") from None
-    except Exception:  # each kind of damage raises its own, and torch's advice is to trust the file
+    except Exception:  # noqa: BLE001 -- each kind of damage raises its own, and torch's advice is to trust the file
         raise TrainingError(f"{path} is not a readable checkpoint: it is damaged or holds other things than tensors") from None
     return state
 

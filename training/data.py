@@ -217,7 +217,7 @@ def from_parquet(files: Sequence[Path], condition: str = "") -> Source:
         # One by one, so that a row can be named by its file. The path is a pattern to datasets, hence the escape.
         tables = [datasets.Dataset.from_parquet(glob.escape(str(file))) for file in files]
         table = datasets.concatenate_datasets(tables)
-    except Exception as exc:  # pyarrow and datasets raise a dozen kinds for a broken file
+    except Exception as exc:  # noqa: BLE001 -- pyarrow and datasets raise a dozen kinds for a broken file
         raise TrainingError(f"{where} cannot be read as Parquet: {exc}") from None
     images = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image) or is_encoded(kind)]
     if not images:
@@ -289,7 +289,7 @@ def from_torchvision(name: str, split: str | None) -> Source | None:
     try:
         with contextlib.redirect_stdout(None):
             found = kind("data", download=True, **choice)
-    except Exception as exc:  # downloads, archives and each set's own parser raise their own kinds, some over many lines
+    except Exception as exc:  # noqa: BLE001 -- downloads, archives and each set's own parser raise their own kinds
         raise TrainingError(f"torchvision's {kind.__name__} cannot be had: {' '.join(str(exc).split())}") from None
     stored = next((getattr(found, field) for field in ("targets", "labels", "_labels") if hasattr(found, field)), None)
     try:

@@ -1,0 +1,40 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import build_parser
+from training.config import Recipe
+
+FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+
+
+def test_every_field_of_a_recipe_is_a_flag_with_the_recipes_default() -> None:
+    given = vars(build_parser().parse_args(["train", "--data", "set"]))
+    assert Recipe(**{name: given[name] for name in FIELDS}) == Recipe(data="set")
+
+
+def test_flags_arrive_in_the_recipe_with_their_types() -> None:
+    words = ["--data", "set", "--validation", "other", "--loss", "ce", "--epochs", "3", "--lr", "0.5", "--compile", "--augmentation", "none"]
+    given = vars(build_parser().parse_args(["train", *words, "--out", "runs/x"]))
+    expected = Recipe(data="set", validation="other", loss="ce", epochs=3, lr=0.5, compile=True, augmentation="none")
+    assert Recipe(**{name: given[name] for name in FIELDS}) == expected
+    assert given["out"] == Path("runs/x")
+
+
+@pytest.mark.parametrize("words", [["--loss", "hinge"], ["--network", "vgg"], ["--precision", "fp8"], ["--augmentation", "mixup"], ["--epochs", "x"]])
+def test_a_word_that_is_not_allowed_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(["train", "--data", "set", *words])
+    assert ended.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_help_explains_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, field in FIELDS.items():
+        assert "--" + name.replace("_", "-") in shown
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            assert f"(default {field.default})" in shown
