@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.bundle.decision import Guarantee
-from service.bundle.manifest import Evaluation, Manifest
+from service.bundle.evaluation import Evaluation
+from service.bundle.manifest import Manifest
 
 
 class Wire(BaseModel):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from service.bundle.manifest import Evaluation, Manifest, npz, sha256
+from service.bundle.evaluation import Evaluation
+from service.bundle.manifest import Manifest, npz, sha256
 from service.bundle.preprocess import Pixels
 from service.runtime import open_session
 

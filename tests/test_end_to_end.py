@@ -110,13 +110,13 @@ def test_a_picture_alone_or_in_any_batch_gets_the_same_decision(client: httpx.Cl
         assert together == alone
 
 
-def test_the_command_line_answers_as_the_server_does(
-    client: httpx.Client, pictures: dict[str, list[tuple[bytes, str]]], tmp_path: Path
-) -> None:
+def test_the_command_line_answers_as_the_server_does(client: httpx.Client, pictures: dict[str, list[tuple[bytes, str]]], tmp_path: Path) -> None:
     for i, (picture, _) in enumerate(pictures["chars74k"][:5]):
         (tmp_path / f"{i}.png").write_bytes(picture)
     oodgate = shutil.which("oodgate", path=str(Path(sys.executable).parent)) or "oodgate"
-    ran = subprocess.run([oodgate, "predict", str(tmp_path), "--json", "--models-dir", str(ROOT / "models")], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [oodgate, "predict", str(tmp_path), "--json", "--models-dir", str(ROOT / "models")], capture_output=True, text=True, check=True
+    )
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert len(lines) == 5
     for line in lines:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.bundle.manifest import OodSet
+from service.bundle.evaluation import OodSet
 from training.config import TrainingError
 from training.data import Source, open_source
 

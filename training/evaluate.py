@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.bundle.decision import STANDARD_ALPHAS, Guarantee, TooFewCalibrationImages, open_gate
-from service.bundle.manifest import Evaluation, OodSet, OperatingPoint, PostprocessorEvaluation
+from service.bundle.evaluation import Evaluation, OodSet, OperatingPoint, PostprocessorEvaluation
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError

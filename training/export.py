@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.bundle.decision import TooFewCalibrationImages, open_gate
+from service.bundle.evaluation import Evaluation
 from service.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     BundleError,
     CalibrationInfo,
-    Evaluation,
     Manifest,
     TrainingInfo,
     find_versions,
@@ -183,9 +183,7 @@ def evenly(length: int, most: int) -> torch.Tensor:
     return torch.linspace(0, length - 1, min(length, most)).round().long()
 
 
-def evaluate_graph(
-    runner: GraphRunner, cache: FeatureCache, fitted: Fitted, targets: Targets, asked: Export, calibration: Array
-) -> Evaluation:
+def evaluate_graph(runner: GraphRunner, cache: FeatureCache, fitted: Fitted, targets: Targets, asked: Export, calibration: Array) -> Evaluation:
     """The evaluation table of this very graph, with what each operating point did on the test pictures."""
     keys = list(fitted.postprocessors)
     probabilities, id_scores = runner.run_source(targets.id_test, "ID test pictures")

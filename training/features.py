@@ -21,7 +21,7 @@ BATCH = 128
 def extract(network: Classifier, source: Source, spec: InputSpec, what: str) -> Outputs:
     """Features (N, D), logits (N, C) and labels (N,) of a set, in float32 on the CPU, without augmentation."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.eval().to(device, memory_format=torch.channels_last)
+    network = network.eval().to(device)
     pictures = load(source, spec, what)
     features: list[Tensor] = []
     logits: list[Tensor] = []

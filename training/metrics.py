@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-from service.bundle.manifest import Separation
+from service.bundle.evaluation import Separation
 
 Array = NDArray[Any]
 

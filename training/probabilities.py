@@ -36,7 +36,7 @@ class Probabilities(nn.Module):
             loss.backward()
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
         self.register_buffer("temperature", log_temperature.detach().exp().float())
 
     def scaled(self, logits: Tensor) -> Tensor:

@@ -15,24 +15,20 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from service.bundle.evaluation import Evaluation, Strict
 from service.bundle.preprocess import InputSpec, Pixels
 
 FORMAT_VERSION = 1
 FILES = ("model.onnx", "calibration.npz", "golden.npz", "evaluation.json")
 MANIFEST = "manifest.json"
-Ratio = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
 PostprocessorKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 class BundleError(Exception):
     """A bundle that must not be served; the message says which and why."""
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class CalibrationInfo(Strict):
@@ -79,60 +75,6 @@ class Manifest(Strict):
         if set(self.sha256) != set(FILES):
             raise ValueError(f"sha256 must list {', '.join(FILES)}; it lists {', '.join(sorted(self.sha256))}")
         return self
-
-
-class OodSet(Strict):
-    """One OOD set of an evaluation. `expected` is the benchmark's count; a set with fewer images is partial."""
-
-    group: Literal["near", "far", "stand-in"]
-    images: int
-    expected: int | None = None
-
-
-class Separation(Strict):
-    """How well one score tells ID from one OOD set (or the mean over sets). OOD is the positive class.
-
-    fpr95_ood_caught: share of ID rejected when 95 % of OOD is caught (OpenOOD v1.5's FPR@95).
-    fpr95_id_kept: share of OOD accepted when 95 % of ID is kept (ODIN's FPR at 95 % TPR).
-    """
-
-    auroc: Ratio
-    aupr_in: Ratio
-    aupr_out: Ratio
-    fpr95_id_kept: Ratio
-    fpr95_ood_caught: Ratio
-
-
-class OperatingPoint(Strict):
-    """What one threshold does: its promise, and what was measured on test pictures."""
-
-    alpha: Ratio
-    guarantee: Literal["pac", "marginal"]
-    threshold: float
-    expected_false_reject_ratio: Ratio
-    measured_false_reject_ratio: Ratio
-    ood_caught_ratio: dict[str, Ratio]
-
-
-class PostprocessorEvaluation(Strict):
-    """One score on every OOD set, the unweighted means of the near and far sets, and its operating points."""
-
-    sets: dict[str, Separation]
-    near: Separation | None
-    far: Separation | None
-    operating_points: tuple[OperatingPoint, ...] = ()
-
-
-class Evaluation(Strict):
-    """evaluation.json: measured on this very graph. ece: of the served probabilities; ece_raw: of softmax(f)."""
-
-    id_data: str
-    id_images: int
-    accuracy: Ratio
-    ece: Ratio
-    ece_raw: Ratio
-    ood_sets: dict[str, OodSet]
-    postprocessors: dict[str, PostprocessorEvaluation]
 
 
 @dataclass(frozen=True)

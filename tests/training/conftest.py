@@ -124,13 +124,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def mixtures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A flat folder of OOD pictures: discs of colours halfway between two classes. Read only."""
+    """A flat folder of OOD pictures: each halfway between pictures of two classes. Read only."""
     folder = tmp_path_factory.mktemp("ood") / "mixtures"
     folder.mkdir()
     generator = np.random.default_rng(5)
+    colours = list(COLOURS.values())
     for i in range(60):
-        pixels = blob([(40, 120, 120), (120, 120, 40), (120, 40, 120)][i % 3], generator)
-        (folder / f"{i:03}.png").write_bytes(encode(pixels))
+        one, other = blob(colours[i % 3], generator), blob(colours[(i + 1) % 3], generator)
+        (folder / f"{i:03}.png").write_bytes(encode(((one.astype(int) + other) // 2).astype(np.uint8)))
     return folder
 
 
@@ -138,7 +139,8 @@ def mixtures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, with 60 calibration pictures: just enough for a PAC promise at 5 %."""
     run = tmp_path_factory.mktemp("runs") / "blobs"
-    train(Recipe(data=str(blobs), width=4, epochs=6, batch_size=8, lr=0.05, calibration_share=0.5, validation_share=0.2), run)
+    recipe = Recipe(data=str(blobs), width=8, epochs=12, batch_size=8, lr=0.02, calibration_share=0.5, validation_share=0.2, precision="fp32")
+    train(recipe, run)
     return run
 
 

@@ -12,8 +12,6 @@ from training.postprocessors.react import React
 from training.postprocessors.rmds import Rmds
 from training.postprocessors.scale import Scale
 
-REGISTRY: dict[str, type[Postprocessor]] = {
-    kind.key: kind for kind in (Msp, Mls, Ebo, Gen, React, Scale, Fdbd, Knn, Rmds, MspKnn)
-}
+REGISTRY: dict[str, type[Postprocessor]] = {kind.key: kind for kind in (Msp, Mls, Ebo, Gen, React, Scale, Fdbd, Knn, Rmds, MspKnn)}
 
 __all__ = ["REGISTRY", "Outputs", "Postprocessor"]

@@ -1,0 +1,69 @@
+"""What was measured on a bundle's very graph: the types of evaluation.json."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundle.decision import Guarantee
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """Frozen, and refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OodSet(Strict):
+    """One OOD set of an evaluation. `expected` is the benchmark's count; a set with fewer images is partial."""
+
+    group: Literal["near", "far", "stand-in"]
+    images: int
+    expected: int | None = None
+
+
+class Separation(Strict):
+    """How well one score tells ID from one OOD set (or the mean over sets). OOD is the positive class.
+
+    fpr95_ood_caught: share of ID rejected when 95 % of OOD is caught (OpenOOD v1.5's FPR@95).
+    fpr95_id_kept: share of OOD accepted when 95 % of ID is kept (ODIN's FPR at 95 % TPR).
+    """
+
+    auroc: Ratio
+    aupr_in: Ratio
+    aupr_out: Ratio
+    fpr95_id_kept: Ratio
+    fpr95_ood_caught: Ratio
+
+
+class OperatingPoint(Strict):
+    """What one threshold does: its promise, and what was measured on test pictures."""
+
+    alpha: Ratio
+    guarantee: Guarantee
+    threshold: float
+    expected_false_reject_ratio: Ratio
+    measured_false_reject_ratio: Ratio
+    ood_caught_ratio: dict[str, Ratio]
+
+
+class PostprocessorEvaluation(Strict):
+    """One score on every OOD set, the unweighted means of the near and far sets, and its operating points."""
+
+    sets: dict[str, Separation]
+    near: Separation | None
+    far: Separation | None
+    operating_points: tuple[OperatingPoint, ...] = ()
+
+
+class Evaluation(Strict):
+    """evaluation.json: measured on this very graph. ece: of the served probabilities; ece_raw: of softmax(f)."""
+
+    id_data: str
+    id_images: int
+    accuracy: Ratio
+    ece: Ratio
+    ece_raw: Ratio
+    ood_sets: dict[str, OodSet]
+    postprocessors: dict[str, PostprocessorEvaluation]
