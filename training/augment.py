@@ -31,7 +31,7 @@ def resized_crop(images: Tensor, size: int, generator: Generator) -> Tensor:
 
     The window is drawn inside the square that preprocessing left, not inside the original picture.
     """
-    count, height, width, _ = images.shape
+    count = len(images)
     area, aspect, y, x = torch.rand((4, count), generator=generator).to(images.device)
     area = 0.08 + 0.92 * area
     ratio = torch.exp((2 * aspect - 1) * torch.log(torch.tensor(4 / 3)))

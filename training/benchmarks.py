@@ -28,6 +28,8 @@ class Listed:
 
 @dataclass(frozen=True)
 class Benchmark:
+    """The sets of one ID set; places are relative to the data folder."""
+
     id_test: str
     id_expected: int
     ood_validation: str

@@ -39,7 +39,7 @@ def boundary_distance(logits: Tensor, distances: Tensor) -> Tensor:
 
 
 def scaled_logits(logits: Tensor, distances: Tensor) -> Tensor:
-    """f / D(z), (N, C): what ELogitNorm trains on and what its probabilities are made of.
+    """F / D(z), (N, C): what ELogitNorm trains on and what its probabilities are made of.
 
     Rows whose logits are all equal lie on every boundary (D = 0) and come back as zeros: the uniform distribution.
     """

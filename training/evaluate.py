@@ -18,7 +18,7 @@ from training.checkpoint import Trained
 from training.config import TrainingError
 from training.features import FeatureCache
 from training.metrics import accuracy, expected_calibration_error, mean_separation, separation
-from training.parts import open_parts
+from training.parts import Parts, open_parts
 from training.postprocessors import REGISTRY, Outputs, Postprocessor
 from training.probabilities import Probabilities
 
@@ -34,12 +34,11 @@ class Fitted:
     validation: Outputs
 
 
-def fit(trained: Trained, cache: FeatureCache, keys: Sequence[str]) -> Fitted:
+def fit(trained: Trained, parts: Parts, cache: FeatureCache, keys: Sequence[str]) -> Fitted:
     """Fits scores on the run's own training and validation parts; the calibration part stays unseen."""
     for key in keys:
         if key not in REGISTRY:
             raise TrainingError(f"post-processor {key!r} is not known; known are {', '.join(REGISTRY)}")
-    parts = open_parts(trained.recipe)
     if parts.train.classes != trained.classes:
         raise TrainingError(f"{trained.recipe.data} has other classes than the network was trained on")
     train, validation = cache.outputs("train", parts.train), cache.outputs("validation", parts.validation)
@@ -100,7 +99,7 @@ def operating_points(calibration: Array, inside: Array, ood: Mapping[str, Array]
 def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str]) -> Evaluation:
     """Every score of one run on every set, from features that are computed once and kept."""
     cache = FeatureCache(run, trained)
-    fitted = fit(trained, cache, keys)
+    fitted = fit(trained, open_parts(trained.recipe), cache, keys)
     inside = cache.outputs("ID test", targets.id_test)
     ood = {name: cache.outputs(name, source) for name, source in targets.sources.items()}
     with torch.inference_mode():

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from service.bundle.decision import TooFewCalibrationImages, open_gate
+from service.bundle.decision import images_needed
 from service.bundle.evaluation import Evaluation
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -41,7 +41,7 @@ from training.postprocessors import REGISTRY
 from training.release import check_parity, check_scores, shuffled_patches
 
 GOLDEN_IMAGES = 32
-BATCH = 250
+BATCH = 100
 Array = NDArray[Any]
 
 
@@ -81,22 +81,21 @@ class GraphRunner:
 def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path:
     """The folder of the new bundle. ReleaseRefused or TrainingError leave nothing behind."""
     folder, manifest_base = plan(trained, asked)
-    cache = FeatureCache(run, trained)
-    fitted = fit(trained, cache, asked.postprocessors)
+    parts, cache = open_parts(trained.recipe), FeatureCache(run, trained)
+    if len(parts.calibration) < (needed := images_needed(asked.alpha, "pac", asked.delta)):
+        raise TrainingError(
+            f"alpha {asked.alpha:g} needs at least {needed} calibration pictures, {trained.recipe.data} leaves {len(parts.calibration)}"
+        )
+    fitted = fit(trained, parts, cache, asked.postprocessors)
     graph = Graph(trained.network, fitted.probabilities, fitted.postprocessors).eval()
     print("exporting the graph")
     model = to_onnx(graph, trained.recipe.input.size, ["probabilities", "scores"])
     runner = GraphRunner(model, folder, trained.recipe.input)
-    golden = release(graph, runner, trained, targets)
-    calibration_source = open_parts(trained.recipe).calibration
-    probabilities, scores = runner.run_source(calibration_source, "calibration pictures")
+    golden = release(graph, runner, parts.validation, targets)
+    probabilities, scores = runner.run_source(parts.calibration, "calibration pictures")
     order = scores.argsort(axis=0, kind="stable")
     calibration = np.take_along_axis(scores, order, axis=0).T.copy()
     predicted = probabilities.argmax(axis=1).astype(np.int32)[order.T]
-    try:
-        open_gate(calibration[0], asked.alpha, "pac", asked.delta)
-    except TooFewCalibrationImages as exc:
-        raise TrainingError(str(exc)) from None
     evaluation = evaluate_graph(runner, cache, fitted, targets, asked, calibration)
     files = {
         "model.onnx": model,
@@ -105,10 +104,10 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path
         "evaluation.json": (evaluation.model_dump_json(indent=1) + "\n").encode(),
     }
     info = CalibrationInfo(
-        n=len(calibration_source),
+        n=len(parts.calibration),
         alpha=asked.alpha,
         delta=asked.delta,
-        data=f"{len(calibration_source)} held-out training pictures of {trained.recipe.data}, stratified by class, seed {trained.recipe.seed}",
+        data=f"{len(parts.calibration)} held-out training pictures of {trained.recipe.data}, stratified by class, seed {trained.recipe.seed}",
         timestamp=round(time.time()),
     )
     manifest = Manifest(**manifest_base, calibration=info, sha256={name: sha256(data) for name, data in files.items()})
@@ -144,34 +143,29 @@ def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:
 
 
 @torch.inference_mode()
-def release(graph: Graph, runner: GraphRunner, trained: Trained, targets: Targets) -> bytes:
+def release(graph: Graph, runner: GraphRunner, validation: Source, targets: Targets) -> bytes:
     """Passes the release gate, or raises; the golden images come from the pictures that it was passed on.
 
     Where no OOD validation set is given, the validation pictures with their patches shuffled stand in for one.
     """
-    validation = open_parts(trained.recipe).validation
-    inside = load(validation, trained.recipe.input, "validation pictures").take(evenly(len(validation), 1000))
+    inside = load(validation, runner.spec, "validation pictures").take(evenly(len(validation), 1000))
     if targets.ood_validation is not None:
         source = targets.ood_validation
-        outside = load(source, trained.recipe.input, "OOD validation pictures").take(evenly(len(source), 1000))
+        outside = load(source, runner.spec, "OOD validation pictures").take(evenly(len(source), 1000))
     else:
         print("no OOD validation set is given: validation pictures with shuffled patches stand in for it")
-        outside = shuffled_patches(inside, max(1, trained.recipe.input.size // 4))
-    keys = graph.keys
+        outside = shuffled_patches(inside, max(1, runner.spec.size // 4))
     images = torch.cat([inside, outside])
     wanted = [graph(batch) for batch in images.split(BATCH)]
-    probabilities = torch.cat([entry[0] for entry in wanted]).numpy()
-    scores = torch.cat([entry[1] for entry in wanted]).numpy()
-    rows = list(images.numpy()[i : i + BATCH] for i in range(0, len(images), BATCH))
-    got = [runner.run(batch) for batch in rows]
-    check_parity("probabilities", probabilities, np.concatenate([entry[0] for entry in got]))
-    graph_scores = np.concatenate([entry[1] for entry in got])
-    for column, key in enumerate(keys):
-        check_parity(key, scores[:, column], graph_scores[:, column])
-    split = len(inside)
+    got = [runner.run(batch.numpy()) for batch in images.split(BATCH)]
+    probabilities, scores = (torch.cat(part).numpy() for part in zip(*wanted, strict=True))
+    graph_probabilities, graph_scores = (np.concatenate(part) for part in zip(*got, strict=True))
+    check_parity("probabilities", probabilities, graph_probabilities)
+    columns = dict(zip(graph.keys, graph_scores.T, strict=True))
+    for key, wanted_column in zip(graph.keys, scores.T, strict=True):
+        check_parity(key, wanted_column, columns[key])
     found = check_scores(
-        {key: graph_scores[:split, column] for column, key in enumerate(keys)},
-        {key: graph_scores[split:, column] for column, key in enumerate(keys)},
+        {key: column[: len(inside)] for key, column in columns.items()}, {key: column[len(inside) :] for key, column in columns.items()}
     )
     print("AUROC on the OOD validation set: " + "  ".join(f"{key} {value:.3f}" for key, value in found.items()))
     chosen = evenly(len(images), GOLDEN_IMAGES).numpy()

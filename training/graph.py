@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
-from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+)
 from torch import Tensor, nn
 
 from training.networks import Classifier
@@ -68,6 +73,8 @@ def to_onnx(module: nn.Module, size: int, outputs: Sequence[str]) -> bytes:
     DeduplicateInitializersPass(size_limit=2**31)(program.model)
     CommonSubexpressionEliminationPass()(program.model)
     RemoveUnusedNodesPass()(program.model)
+    # Every node carries a stack trace with the paths of the machine that exported it.
+    ClearMetadataAndDocStringPass()(program.model)
     buffer = io.BytesIO()
     onnx.save_model(program.model_proto, buffer)
     return buffer.getvalue()
