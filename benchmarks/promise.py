@@ -15,7 +15,7 @@ import httpx
 from scipy.stats import betabinom
 from tqdm import tqdm
 
-from training.data import open_source
+from training.sources import open_source
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--url", default="http://127.0.0.1:8000")

@@ -1,6 +1,6 @@
 """Two evaluations of the same recipe with different losses, as one Markdown table.
 
-    python benchmarks/side_by_side.py benchmarks/results/cifar10-resnet18-ce.json models/cifar10-resnet18/1/evaluation.json
+python benchmarks/side_by_side.py benchmarks/results/cifar10-resnet18-ce.json models/cifar10-resnet18/1/evaluation.json
 """
 
 import argparse

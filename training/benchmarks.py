@@ -11,7 +11,7 @@ from typing import Literal
 
 from service.bundle.evaluation import OodSet
 from training.config import TrainingError
-from training.data import Source, open_source
+from training.sources import Source, open_source
 
 Group = Literal["near", "far", "stand-in"]
 

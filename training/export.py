@@ -31,7 +31,7 @@ from service.runtime import cpu_quota, open_session
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
-from training.data import Source, load
+from training.data import load
 from training.evaluate import Fitted, fit, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
@@ -39,6 +39,7 @@ from training.metrics import accuracy, expected_calibration_error
 from training.parts import open_parts
 from training.postprocessors import REGISTRY
 from training.release import check_parity, check_scores, shuffled_patches
+from training.sources import Source
 
 GOLDEN_IMAGES = 32
 BATCH = 100

@@ -1,6 +1,7 @@
 """One pass of a network over a set of pictures, kept on disk: every score is then a matter of seconds."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import torch
@@ -10,9 +11,10 @@ from tqdm import tqdm
 from service.bundle.preprocess import InputSpec
 from training import checkpoint
 from training.checkpoint import Trained
-from training.data import Source, load, slug
+from training.data import load
 from training.networks import Classifier
 from training.postprocessors import Outputs
+from training.sources import Source
 
 BATCH = 128
 
@@ -48,7 +50,7 @@ class FeatureCache:
     def outputs(self, name: str, source: Source) -> Outputs:
         digest = hashlib.sha256(self.weights.encode() + source.labels.tobytes())
         digest.update("\n".join([source.name(0), source.name(len(source) - 1)]).encode())
-        path = self.folder / f"{slug(name)}-{digest.hexdigest()[:16]}.pt"
+        path = self.folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{digest.hexdigest()[:16]}.pt"
         if path.exists():
             return Outputs(**checkpoint.read(path))
         outputs = extract(self.trained.network, source, self.trained.recipe.input, name)

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.config import Recipe, TrainingError
-from training.data import Source, check_classes, hold_out, open_source
+from training.sources import Source, open_source
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,28 @@ def check_apart(validation: Source, train: Source) -> None:
     for i in range(len(train)):
         if train.name(i) in chosen:
             raise TrainingError(f"{train.name(i)} is in the training data and in the validation set")
+
+
+def check_classes(source: Source, where: str) -> None:
+    """Refuses what cannot be learnt: fewer than two classes, a picture without a label, a class with no picture."""
+    if len(source.classes) < 2:
+        raise TrainingError(f"{where} has {len(source.classes)} classes, at least 2 are needed")
+    unlabelled = np.flatnonzero((source.labels < 0) | (source.labels >= len(source.classes)))
+    if len(unlabelled):
+        raise TrainingError(f"{source.name(int(unlabelled[0]))} has no label")
+    empty = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
+    if len(empty):
+        raise TrainingError(f"class {source.classes[empty[0]]!r} has no picture in {where}")
+
+
+def hold_out(labels: NDArray[np.int64], share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows kept and rows held out: of each class the same share, at most `limit` in all but at least one each, by seed."""
+    share = min(share, limit / len(labels))
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    wanted = np.array([share * len(rows) for rows in classes])
+    counts = np.maximum(1, (wanted + 0.5).astype(np.int64))
+    while counts.sum() > max(limit, len(classes)):
+        counts[np.argmax(np.where(counts > 1, counts - wanted, -np.inf))] -= 1
+    generator = np.random.default_rng(seed)
+    out = np.sort(np.concatenate([generator.permutation(rows)[:count] for rows, count in zip(classes, counts, strict=True)]))
+    return np.setdiff1d(np.arange(len(labels)), out), out

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from training import checkpoint
 from training.augment import augment
 from training.config import Recipe, TrainingError
-from training.data import Pictures, check_classes, load
+from training.data import Pictures, load
 from training.losses import LOSSES
 from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
-from training.parts import Parts, open_parts
+from training.parts import Parts, check_classes, open_parts
 
 SAVED = {"network", "optimizer", "generators", "epoch", "step", "sums", "best", "world", "recipe", "classes", "mean", "std"}
 

@@ -14,7 +14,9 @@ from PIL import Image
 
 from service.bundle.preprocess import InputSpec, decode
 from training.config import TrainingError
-from training.data import Source, check_classes, free_bytes, from_parquet, hold_out, load, open_source
+from training.data import free_bytes, load
+from training.parts import check_classes, hold_out
+from training.sources import Source, from_parquet, open_source
 
 SPEC = InputSpec(size=32, resize=32, crop=32)
 WriteFolder = Callable[..., Path]

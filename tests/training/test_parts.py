@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from training.config import Recipe, TrainingError
-from training.data import Source
 from training.parts import open_parts
+from training.sources import Source
 
 WriteFolder = Callable[..., Path]
 WriteParquet = Callable[..., Path]

@@ -23,6 +23,8 @@ class Surprise(nn.Module):
         ordered = scores.double().sort().values
         share = 1 - torch.logspace(0, -2, KNOTS, dtype=torch.float64)
         knots = ordered[(share * (len(ordered) - 1)).round().long()].unique()
+        # Between knots that all but coincide the slope would magnify float32's rounding.
+        knots = knots[torch.cat([torch.ones(1, dtype=torch.bool), knots.diff() > 1e-5 * (knots[-1] - knots[0])])]
         at_least = len(ordered) - torch.searchsorted(ordered, knots)
         surprise = -((1 + at_least).double() / (len(ordered) + 1)).log()
         if len(knots) < 2:

@@ -1,0 +1,99 @@
+"""The blocks of README.md that are written by a program: `python -m tests.readme` writes them anew.
+
+A block lies between `<!-- name -->` and `<!-- /name -->`. `test_docs` fails while one differs from what is written here.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from service.errors import INTERNAL, ROUTING, TABLE
+from service.metrics import Metrics
+from service.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+BUNDLE = ROOT / "models" / "cifar10-resnet18" / "1"
+
+
+def table(headings: str, rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {headings} |", "|---" * (headings.count("|") + 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
+
+
+def settings() -> str:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        rows.append((f"`{name}`", default, field.description or ""))
+    return table("setting | default | how to choose it", rows)
+
+
+def errors() -> str:
+    kinds = {kind.name: kind for kind in (*TABLE.values(), *ROUTING.values(), INTERNAL)}
+    rows = [(str(kind.status), f"`{kind.name}`", kind.title) for kind in kinds.values()]
+    return table("status | name | when", sorted(rows))
+
+
+def metrics() -> str:
+    # A gauge has one name; a counter's family lacks the _total that its series has.
+    found = []
+    for family in Metrics().registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        found.append((f"`{name}`", family.type, family.documentation))
+    return table("series | type | what", found)
+
+
+def results() -> str:
+    """Baseline against ours, as `benchmarks/side_by_side.py` prints it."""
+    command = [sys.executable, "benchmarks/side_by_side.py", str(RESULTS / "cifar10-resnet18-ce.json"), str(BUNDLE / "evaluation.json")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def promise() -> str:
+    """What `benchmarks/promise.py` measured over HTTP."""
+    measured = json.loads((RESULTS / "promise.json").read_text())
+    rows = [
+        (f"{float(alpha):.0%}", f"{entry['rejected_ratio']:.2%}", f"{entry['band'][0]:.2%} to {entry['band'][1]:.2%}")
+        for alpha, entry in measured["alphas"].items()
+    ]
+    return table("alpha | good pictures rejected | 95 % band of the promise", rows)
+
+
+def gate() -> str:
+    """What `benchmarks/gate.py` measured."""
+    measured = json.loads((RESULTS / "gate.json").read_text())
+    rows = [(batch, f"{entry['plain_ms']:.2f}", f"{entry['gated_ms']:.2f}", f"{entry['ratio']:.3f}") for batch, entry in measured["batches"].items()]
+    return table("batch | logits alone, ms | with ten scores, ms | ratio", rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "errors": errors,
+    "metrics": metrics,
+    "results": results,
+    "promise": promise,
+    "gate": gate,
+}
+
+
+def block(text: str, name: str) -> str:
+    """What stands between the marks of a block."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.DOTALL)
+    assert found, f"README.md has no block {name}"
+    return found[1]
+
+
+def main() -> None:
+    text = README.read_text()
+    for name, write in BLOCKS.items():
+        text = text.replace(f"<!-- {name} -->\n{block(text, name)}\n", f"<!-- {name} -->\n{write()}\n")
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
