@@ -3,9 +3,11 @@
 Every picture goes through `service.bundle.preprocess`, so training sees what the service will see.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -62,7 +64,7 @@ def free_bytes() -> int:
     with contextlib.suppress(OSError, ValueError):  # no container, or its limit reads "max"
         limit = int((group / "memory.max").read_text())
         files = next(line for line in (group / "memory.stat").read_text().splitlines() if line.startswith("inactive_file"))
-        free = min(free, limit - int((group / "memory.current").read_text()) + int(files.split()[1]))
+        return min(free, limit - int((group / "memory.current").read_text()) + int(files.split()[1]))
     return free
 
 

@@ -1,7 +1,6 @@
 """One pass of a network over a set of pictures, kept on disk: every score is then a matter of seconds."""
 
 import hashlib
-import re
 from pathlib import Path
 
 import torch
