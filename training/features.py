@@ -49,7 +49,7 @@ class FeatureCache:
     def outputs(self, name: str, source: Source) -> Outputs:
         digest = hashlib.sha256(self.weights.encode() + source.labels.tobytes())
         digest.update("\n".join([source.name(0), source.name(len(source) - 1)]).encode())
-        path = self.folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{digest.hexdigest()[:16]}.pt"
+        path = self.folder / f"{name.replace(' ', '-')}-{digest.hexdigest()[:16]}.pt"
         if path.exists():
             return Outputs(**checkpoint.read(path))
         outputs = extract(self.trained.network, source, self.trained.recipe.input, name)
