@@ -58,7 +58,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    from training.train import Stopped, train
+    from training.processes import Stopped
+    from training.train import train
 
     recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)})
     run = arguments.out or default_run_folder(recipe)

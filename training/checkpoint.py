@@ -5,8 +5,10 @@ Each file is written beside its place and moved into it, so it is either the old
 
 import contextlib
 import os
+import subprocess
 import textwrap
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import torch
 
 from training.config import Recipe, TrainingError
 from training.networks import Classifier, build_network
+from training.processes import world_size
+
+SAVED = {"network", "optimizer", "generators", "epoch", "step", "sums", "best", "world", "recipe", "classes", "mean", "std"}
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,45 @@ def load_trained(run: Path) -> Trained:
         state["validation_accuracy"],
         state["code_version"],
     )
+
+
+def saved_state(recipe: Recipe, run: Path, resume: bool) -> dict[str, Any] | None:
+    """What last.pt holds, or None where the run has not begun. TrainingError if it is not of this recipe."""
+    last = run / "last.pt"
+    if not last.exists():
+        return None
+    if not resume:
+        raise TrainingError(f"{last} exists; give --resume to go on, or another --out")
+    state = read(last)
+    try:
+        missing = SAVED - set(state)
+        saved = None if missing else Recipe(**state["recipe"])
+    except TypeError as exc:
+        raise TrainingError(f"{last} is not a checkpoint of this version: {exc}") from None
+    if saved is None:
+        raise TrainingError(f"{last} is not a checkpoint of this version: it has no {', '.join(sorted(missing))}")
+    changed = [key for key, value in recipe.as_dict().items() if saved.as_dict()[key] != value]
+    if changed:
+        raise TrainingError(f"{last} was trained with another {', '.join(changed)}; resume with the same recipe")
+    if state["world"] != world_size():
+        raise TrainingError(f"{last} was trained on {state['world']} process(es), not {world_size()}")
+    return state
+
+
+def check_place(run: Path) -> None:
+    """Refuses at the start what would otherwise fail after the first epoch."""
+    place = next(folder for folder in (run, *run.parents) if folder.exists())
+    if not place.is_dir():
+        raise TrainingError(f"{run} cannot be written: {place} is not a directory")
+    if not os.access(place, os.W_OK):
+        raise TrainingError(f"{run} cannot be written: {place} does not allow it")
+
+
+def code_version() -> str:
+    """The version of this code: the package's, with the commit where there is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return version("oodgate")
+    return f"{version('oodgate')}+{commit}"

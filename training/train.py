@@ -7,134 +7,25 @@ ends where one that was not stopped ends.
 import contextlib
 import math
 import os
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import checkpoint
 from training.augment import augment
+from training.checkpoint import check_place, code_version, saved_state
 from training.config import Recipe, TrainingError
-from training.data import Pictures, load
+from training.data import channel_statistics, load
 from training.losses import LOSSES
 from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
 from training.parts import Parts, check_classes, open_parts
-
-SAVED = {"network", "optimizer", "generators", "epoch", "step", "sums", "best", "world", "recipe", "classes", "mean", "std"}
-
-
-class Stopped(BaseException):
-    """SIGTERM or SIGINT came; once training has begun, the checkpoint is written.
-
-    No Exception: it may come up in the middle of a decoder, which must not take it for a broken picture.
-    """
-
-
-@contextlib.contextmanager
-def signals(react: Callable[..., None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `react` until the end of the block."""
-    before = {number: signal.signal(number, react) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def stop_reading(*_: object) -> None:
-    raise Stopped("stopped before the first step; nothing was written")
-
-
-def code_version() -> str:
-    """The version of this code: the package's, with the commit where there is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
-        return version("oodgate")
-    return f"{version('oodgate')}+{commit}"
-
-
-def channel_statistics(pictures: Pictures) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], over at most 50,000 training pictures."""
-    chosen = torch.linspace(0, len(pictures) - 1, min(len(pictures), 50_000)).long()
-    total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    for images, _ in pictures.batches(chosen.split(512)):
-        pixels = images.view(-1, 3).double() / 255
-        total += pixels.sum(dim=0)
-        squares += (pixels**2).sum(dim=0)
-        count += len(pixels)
-    mean = total / count
-    std = (squares / count - mean**2).clamp_min(1e-6).sqrt()
-    return [round(value, 4) for value in mean.tolist()], [round(value, 4) for value in std.tolist()]
-
-
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def check_place(run: Path) -> None:
-    """Refuses at the start what would otherwise fail after the first epoch."""
-    place = next(folder for folder in (run, *run.parents) if folder.exists())
-    if not place.is_dir():
-        raise TrainingError(f"{run} cannot be written: {place} is not a directory")
-    if not os.access(place, os.W_OK):
-        raise TrainingError(f"{run} cannot be written: {place} does not allow it")
-
-
-def saved_state(recipe: Recipe, run: Path, resume: bool) -> dict[str, Any] | None:
-    """What last.pt holds, or None where the run has not begun. TrainingError if it is not of this recipe."""
-    last = run / "last.pt"
-    if not last.exists():
-        return None
-    if not resume:
-        raise TrainingError(f"{last} exists; give --resume to go on, or another --out")
-    state = checkpoint.read(last)
-    try:
-        missing = SAVED - set(state)
-        saved = None if missing else Recipe(**state["recipe"])
-    except TypeError as exc:
-        raise TrainingError(f"{last} is not a checkpoint of this version: {exc}") from None
-    if saved is None:
-        raise TrainingError(f"{last} is not a checkpoint of this version: it has no {', '.join(sorted(missing))}")
-    changed = [key for key, value in recipe.as_dict().items() if saved.as_dict()[key] != value]
-    if changed:
-        raise TrainingError(f"{last} was trained with another {', '.join(changed)}; resume with the same recipe")
-    if state["world"] != world_size():
-        raise TrainingError(f"{last} was trained on {state['world']} process(es), not {world_size()}")
-    return state
-
-
-class Scalars:
-    """TensorBoard's file of a run, made when the first values come."""
-
-    def __init__(self, run: Path) -> None:
-        self.run = run
-        self.writer: SummaryWriter | None = None
-
-    def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        try:
-            self.writer = self.writer or SummaryWriter(self.run)
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, epoch)
-            self.writer.flush()
-        except OSError as exc:
-            raise TrainingError(f"{self.run} cannot be written: {exc}") from None
-
-    def close(self) -> None:
-        if self.writer is not None:
-            with contextlib.suppress(OSError):  # said by write already
-                self.writer.close()
+from training.processes import Stopped, process_group, signals, stop_reading, world_size
+from training.scalars import Scalars
 
 
 class Trainer:
@@ -353,20 +244,3 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> float:
         return float(state["best"])
     with signals(stop_reading), process_group():
         return Trainer(recipe, run, state).fit()
-
-
-@contextlib.contextmanager
-def process_group() -> Iterator[None]:
-    """Joins the other processes that torchrun started, if it did."""
-    if world_size() == 1:
-        yield
-        return
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # The others wait while the first process of a machine reads a large set for the first time.
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()

@@ -28,7 +28,9 @@ WRITE_WEIGHTS = """
 import os, signal, sys
 import torch
 from training.config import Recipe
-from training.train import Stopped, Trainer, process_group, saved_state
+from training.checkpoint import saved_state
+from training.processes import Stopped, process_group
+from training.train import Trainer
 from pathlib import Path
 
 data, run, stop_at = sys.argv[1], Path(sys.argv[2]), sys.argv[3]

@@ -19,11 +19,12 @@ from torchvision import models
 from service.bundle.preprocess import decode
 from training import checkpoint
 from training.__main__ import main
-from training.checkpoint import load_trained
+from training.checkpoint import code_version, load_trained
 from training.config import Recipe, TrainingError
 from training.data import load
 from training.parts import open_parts
-from training.train import Stopped, Trainer, code_version, train
+from training.processes import Stopped
+from training.train import Trainer, train
 
 WriteFolder = Callable[..., Path]
 STEPS = 105 // 16  # 120 pictures, 12 of them for calibration and 3 for validation
