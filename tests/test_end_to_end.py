@@ -117,12 +117,12 @@ def test_the_command_line_answers_as_the_server_does(client: httpx.Client, pictu
     ran = subprocess.run(
         [oodgate, "predict", str(tmp_path), "--json", "--models-dir", str(ROOT / "models")], capture_output=True, text=True, check=True
     )
-    lines = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert len(lines) == 5
-    for line in lines:
-        server = ask(client, Path(line["filename"]).read_bytes())
-        assert line["label"] == server["label"]
-        assert line["ood"] == pytest.approx(server["ood"], abs=1e-4)
+    answers = [json.loads(line)["predictions"][0] for line in ran.stdout.splitlines()]
+    assert len(answers) == 5
+    for answer in answers:
+        server = ask(client, Path(answer["filename"]).read_bytes())
+        assert answer["label"] == server["label"]
+        assert answer["ood"] == pytest.approx(server["ood"], abs=1e-4)
 
 
 def test_the_readmes_pictures_are_answered_as_the_readme_says(client: httpx.Client) -> None:

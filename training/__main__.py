@@ -20,6 +20,7 @@ HELP = {
     "network": "resnet18_32x32, or torchvision's at 224",
     "width": "channels of the first stage of resnet18_32x32",
     "pretrained": "start from torchvision's ImageNet weights",
+    "initial": "run whose network to go on from, instead of random weights: fine-tuning",
     "epochs": "passes over the training pictures",
     "batch_size": "per process; the learning rate is not scaled with it",
     "lr": "at the start; cosine per step down to final_lr",

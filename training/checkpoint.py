@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -79,6 +80,21 @@ def load_trained(run: Path) -> Trained:
         state["validation_accuracy"],
         state["code_version"],
     )
+
+
+def load_initial(recipe: Recipe, classes: Sequence[str]) -> Trained:
+    """The network that a recipe goes on from, if it fits and has not seen this recipe's calibration part."""
+    initial = load_trained(Path(str(recipe.initial)))
+    same = ["network", "width"]
+    if initial.recipe.data == recipe.data:
+        same += ["seed", "calibration_share", "calibration_limit"]
+    for name in same:
+        theirs, ours = getattr(initial.recipe, name), getattr(recipe, name)
+        if theirs != ours:
+            raise TrainingError(f"{recipe.initial} was trained with {name} {theirs}, it can only go on with the same, not {ours}")
+    if initial.classes != tuple(classes):
+        raise TrainingError(f"{recipe.initial} was trained on other classes than {recipe.data} has")
+    return initial
 
 
 def saved_state(recipe: Recipe, run: Path, resume: bool) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ class Recipe:
     network: NetworkName = "resnet18_32x32"
     width: int = 64
     pretrained: bool = False
+    initial: str | None = None
     epochs: int = 100
     batch_size: int = 128
     lr: float = 0.1

@@ -27,6 +27,11 @@ class Classifier(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
 
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation per channel, of pixels in [0, 1]."""
+        mean, std = ((buffer.flatten().double() / 255).tolist() for buffer in (self.mean, self.std))
+        return [round(value, 6) for value in mean], [round(value, 6) for value in std]
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory already: nothing is copied.
         features = self.backbone((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from training import checkpoint
 from training.augment import augment
-from training.checkpoint import check_place, code_version, saved_state
+from training.checkpoint import check_place, code_version, load_initial, saved_state
 from training.config import Recipe, TrainingError
 from training.data import channel_statistics, load
 from training.losses import LOSSES
@@ -46,13 +46,16 @@ class Trainer:
                 f"batch_size {recipe.batch_size} on {self.world} process(es) needs {recipe.batch_size * self.world} training pictures, "
                 f"there are {len(self.train_set)}"
             )
+        initial = load_initial(recipe, self.classes) if recipe.initial and state is None else None
         if state is not None:
             self.mean, self.std = state["mean"], state["std"]
+        elif initial is not None:
+            self.mean, self.std = initial.network.statistics()
         elif recipe.pretrained:
             self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         else:
             self.mean, self.std = channel_statistics(self.train_set)
-        network = self.build_network(pretrained=recipe.pretrained and state is None)
+        network = initial.network if initial else self.build_network(pretrained=recipe.pretrained and state is None)
         if self.world > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network: Classifier = network.to(self.device).to(memory_format=torch.channels_last)

@@ -410,3 +410,20 @@ def test_each_epoch_prints_one_line(recipe: Recipe, tmp_path: Path, capsys: pyte
 def test_the_code_version_is_known_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert re.fullmatch(r"\d+\.\d+\.\d+", code_version())
+
+
+def test_a_run_can_go_on_from_another_runs_network(recipe: Recipe, finished: Path, tmp_path: Path) -> None:
+    trainer = Trainer(replace(recipe, initial=str(finished)), tmp_path / "run")
+    weights = load_trained(finished).network.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in trainer.network.state_dict().items())
+    train(replace(recipe, initial=str(finished), epochs=1), tmp_path / "run")
+    assert load_trained(tmp_path / "run").recipe.initial == str(finished)
+
+
+@pytest.mark.parametrize(("name", "value"), [("width", 8), ("seed", 3), ("calibration_share", 0.2)])
+def test_a_network_that_saw_the_calibration_part_or_does_not_fit_is_not_gone_on_from(
+    recipe: Recipe, finished: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    other = replace(recipe, initial=str(finished), **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=f"was trained with {name} "):
+        train(other, tmp_path / "run")
