@@ -26,12 +26,12 @@ from service.bundle.manifest import (
     npz,
     sha256,
 )
-from service.bundle.preprocess import InputSpec, Pixels
+from service.bundle.preprocess import Pixels
 from service.runtime import cpu_quota, open_session
 from training.benchmarks import Targets
 from training.checkpoint import Trained
-from training.config import TrainingError
-from training.data import load
+from training.config import Recipe, TrainingError
+from training.data import Pictures, load
 from training.evaluate import Fitted, fit, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
@@ -62,21 +62,26 @@ class Export:
 class GraphRunner:
     """The graph as the service will run it: the same onnxruntime, on this machine's CPU."""
 
-    def __init__(self, model: bytes, folder: Path, spec: InputSpec) -> None:
+    def __init__(self, model: bytes, folder: Path, recipe: Recipe) -> None:
         self.session = open_session(model, folder, "cpu", cpu_quota())
-        self.spec = spec
+        self.spec = recipe.input
+        self.skip_unreadable = recipe.skip_unreadable
 
     def run(self, images: Pixels) -> tuple[Array, Array]:
         probabilities, scores = self.session.run(["probabilities", "scores"], {"images": images})
         return probabilities, scores
 
-    def run_source(self, source: Source, what: str) -> tuple[Array, Array]:
-        """Probabilities (N, C) and scores (N, P) of a whole set."""
-        pictures = load(source, self.spec, what)
+    def load(self, source: Source, what: str) -> Pictures:
+        return load(source, self.spec, what, self.skip_unreadable)
+
+    def run_source(self, source: Source, what: str) -> tuple[Array, Array, Array]:
+        """Labels (N,), probabilities (N, C) and scores (N, P) of a whole set."""
+        pictures = self.load(source, what)
         order = torch.arange(len(pictures)).split(BATCH)
         batches = tqdm(pictures.batches(order), f"graph on {what}", len(order), leave=False, disable=None)
         found = [self.run(images.numpy()) for images, _ in batches]
-        return np.concatenate([entry[0] for entry in found]), np.concatenate([entry[1] for entry in found])
+        probabilities, scores = (np.concatenate(part) for part in zip(*found, strict=True))
+        return pictures.labels.numpy(), probabilities, scores
 
 
 def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path:
@@ -91,9 +96,9 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path
     graph = Graph(trained.network, fitted.probabilities, fitted.postprocessors).eval()
     print("exporting the graph")
     model = to_onnx(graph, trained.recipe.input.size, ["probabilities", "scores"])
-    runner = GraphRunner(model, folder, trained.recipe.input)
+    runner = GraphRunner(model, folder, trained.recipe)
     golden = release(graph, runner, parts.validation, targets)
-    probabilities, scores = runner.run_source(parts.calibration, "calibration pictures")
+    _, probabilities, scores = runner.run_source(parts.calibration, "calibration pictures")
     order = scores.argsort(axis=0, kind="stable")
     calibration = np.take_along_axis(scores, order, axis=0).T.copy()
     predicted = probabilities.argmax(axis=1).astype(np.int32)[order.T]
@@ -105,10 +110,10 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path
         "evaluation.json": (evaluation.model_dump_json(indent=1) + "\n").encode(),
     }
     info = CalibrationInfo(
-        n=len(parts.calibration),
+        n=len(scores),
         alpha=asked.alpha,
         delta=asked.delta,
-        data=f"{len(parts.calibration)} held-out training pictures of {trained.recipe.data}, stratified by class, seed {trained.recipe.seed}",
+        data=f"{len(scores)} held-out training pictures of {trained.recipe.data}, stratified by class, seed {trained.recipe.seed}",
         timestamp=round(time.time()),
     )
     manifest = Manifest(**manifest_base, calibration=info, sha256={name: sha256(data) for name, data in files.items()})
@@ -149,10 +154,9 @@ def release(graph: Graph, runner: GraphRunner, validation: Source, targets: Targ
 
     Where no OOD validation set is given, the validation pictures with their patches shuffled stand in for one.
     """
-    inside = load(validation, runner.spec, "validation pictures").take(evenly(len(validation), 1000))
+    inside = sample(runner.load(validation, "validation pictures"))
     if targets.ood_validation is not None:
-        source = targets.ood_validation
-        outside = load(source, runner.spec, "OOD validation pictures").take(evenly(len(source), 1000))
+        outside = sample(runner.load(targets.ood_validation, "OOD validation pictures"))
     else:
         print("no OOD validation set is given: validation pictures with shuffled patches stand in for it")
         outside = shuffled_patches(inside, max(1, runner.spec.size // 4))
@@ -173,6 +177,11 @@ def release(graph: Graph, runner: GraphRunner, validation: Source, targets: Targ
     return npz(images=images.numpy()[chosen], probabilities=probabilities[chosen], scores=scores[chosen])
 
 
+def sample(pictures: Pictures, most: int = 1000) -> torch.Tensor:
+    """At most `most` pictures, evenly spaced: (N, H, W, 3)."""
+    return pictures.take(evenly(len(pictures), most))
+
+
 def evenly(length: int, most: int) -> torch.Tensor:
     """At most `most` rows of `length`, evenly spaced."""
     return torch.linspace(0, length - 1, min(length, most)).round().long()
@@ -181,10 +190,9 @@ def evenly(length: int, most: int) -> torch.Tensor:
 def evaluate_graph(runner: GraphRunner, cache: FeatureCache, fitted: Fitted, targets: Targets, asked: Export, calibration: Array) -> Evaluation:
     """The evaluation table of this very graph, with what each operating point did on the test pictures."""
     keys = list(fitted.postprocessors)
-    probabilities, id_scores = runner.run_source(targets.id_test, "ID test pictures")
-    ood = {name: runner.run_source(source, name)[1] for name, source in targets.sources.items()}
+    labels, probabilities, id_scores = runner.run_source(targets.id_test, "ID test pictures")
+    ood = {name: runner.run_source(source, name)[2] for name, source in targets.sources.items()}
     raw = cache.outputs("ID test", targets.id_test).logits.softmax(dim=1).numpy()
-    labels = targets.id_test.labels
     inside = {key: id_scores[:, column] for column, key in enumerate(keys)}
     outside = {name: {key: scores[:, column] for column, key in enumerate(keys)} for name, scores in ood.items()}
     table = summarise(inside, outside, targets.ood_sets)

@@ -19,11 +19,11 @@ BATCH = 128
 
 
 @torch.no_grad()
-def extract(network: Classifier, source: Source, spec: InputSpec, what: str) -> Outputs:
+def extract(network: Classifier, source: Source, spec: InputSpec, what: str, skip_unreadable: bool = False) -> Outputs:
     """Features (N, D), logits (N, C) and labels (N,) of a set, in float32 on the CPU, without augmentation."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.eval().to(device)
-    pictures = load(source, spec, what)
+    pictures = load(source, spec, what, skip_unreadable)
     features: list[Tensor] = []
     logits: list[Tensor] = []
     order = torch.arange(len(pictures)).split(BATCH)
@@ -52,6 +52,6 @@ class FeatureCache:
         path = self.folder / f"{name.replace(' ', '-')}-{digest.hexdigest()[:16]}.pt"
         if path.exists():
             return Outputs(**checkpoint.read(path))
-        outputs = extract(self.trained.network, source, self.trained.recipe.input, name)
+        outputs = extract(self.trained.network, source, self.trained.recipe.input, name, self.trained.recipe.skip_unreadable)
         checkpoint.save(path, outputs._asdict())
         return outputs

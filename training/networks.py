@@ -35,7 +35,11 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory already: nothing is copied.
         features = self.backbone((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
-        return features, self.head(features)
+        if not torch.is_autocast_enabled(images.device.type):
+            return features, self.head(features)
+        # Rounded to bf16, the gaps between logits that losses and scores divide by would have three digits.
+        with torch.autocast(images.device.type, enabled=False):
+            return features.float(), self.head(features.float())
 
 
 class BasicBlock(nn.Module):

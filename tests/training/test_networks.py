@@ -87,3 +87,11 @@ def test_there_are_no_pretrained_weights_for_32_pixels() -> None:
 def test_torchvisions_networks_have_one_width() -> None:
     with pytest.raises(ValueError, match="width is 8"):
         build_network("resnet18_224x224", 7, *HALF, width=8)
+
+
+def test_logits_are_not_rounded_to_bf16_under_autocast() -> None:
+    network = build_network("resnet18_32x32", 3, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), width=2).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features, logits = network(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
+    assert (features.dtype, logits.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(logits, network.head(features))
