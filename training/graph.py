@@ -35,7 +35,8 @@ class Graph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = self.network(images)
         scores = [postprocessor(features, logits) for postprocessor in self.postprocessors]
-        return self.probabilities(logits), torch.stack(scores, dim=1)
+        # As torch.stack(scores, dim=1), in three nodes of the graph instead of one for each score.
+        return self.probabilities(logits), torch.cat(scores).view(len(scores), -1).T
 
 
 class Plain(nn.Module):

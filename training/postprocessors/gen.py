@@ -1,9 +1,9 @@
 """Generalised entropy. Liu et al., GEN: Pushing the Limits of Softmax-Based OOD Detection, CVPR 2023."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from training.postprocessors.base import Postprocessor
+from training.postprocessors.base import Outputs, Postprocessor
 
 
 class Gen(Postprocessor):
@@ -14,13 +14,21 @@ class Gen(Postprocessor):
     """
 
     key = "gen"
+    others: Tensor
 
     def __init__(self, gamma: float = 0.1) -> None:
         super().__init__()
         self.gamma = gamma
 
+    def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
+        self.register_buffer("others", all_but_self(head.out_features))
+
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        ordered = logits.topk(logits.shape[1], dim=1).values.softmax(dim=1)
+        probabilities = logits.softmax(dim=1)
         # 1 - p of a sure prediction rounds to a few bits, which so small a power blows up; the sum of the others does not.
-        complement = torch.cat([ordered[:, 1:].sum(dim=1, keepdim=True), 1 - ordered[:, 1:]], dim=1)
-        return (ordered * complement).pow(self.gamma).sum(dim=1)
+        return (probabilities * (probabilities @ self.others)).pow(self.gamma).sum(dim=1)
+
+
+def all_but_self(classes: int) -> Tensor:
+    """(C, C) such that probabilities (N, C) times it are the sums of all other probabilities: 1 - p, but not rounded."""
+    return 1 - torch.eye(classes)

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from training.postprocessors.base import Outputs, Postprocessor
 
@@ -29,9 +28,14 @@ class Knn(Postprocessor):
         chosen = torch.cat([order[train.labels[order] == label][:each] for label in classes])
         if len(chosen) < self.k:
             raise ValueError(f"knn needs at least k = {self.k} training features, the bank has {len(chosen)}")
-        self.register_buffer("rows", functional.normalize(train.features[chosen], dim=1).T.contiguous())
+        self.register_buffer("rows", unit_length(train.features[chosen]).T.contiguous())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        similarity = functional.normalize(features, dim=1) @ self.rows
+        similarity = unit_length(features) @ self.rows
         nearest = similarity.amax(dim=1) if self.k == 1 else similarity.topk(self.k, dim=1).values[:, -1]
         return 2 - 2 * nearest
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """Rows (N, D) divided by their norms; a row of zeros stays one."""
+    return features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from training.postprocessors.base import Outputs, Postprocessor
+from training.postprocessors.gen import all_but_self
 from training.postprocessors.knn import Knn
 
 KNOTS = 32
@@ -44,6 +45,7 @@ class MspKnn(Postprocessor):
     """-log p(msp) - log p(knn). p-values on validation pictures; the sum is calibrated anew like any other score."""
 
     key = "msp_knn"
+    others: Tensor
 
     def __init__(self, k: int = 1, bank: int = 1000) -> None:
         super().__init__()
@@ -52,14 +54,15 @@ class MspKnn(Postprocessor):
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
         self.knn.fit(train, validation, head)
-        self.msp_surprise.fit(log_odds(validation.logits))
+        self.register_buffer("others", all_but_self(head.out_features))
+        self.msp_surprise.fit(self.log_odds(validation.logits))
         self.knn_surprise.fit(self.knn(validation.features, validation.logits))
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        return self.msp_surprise(log_odds(logits)) + self.knn_surprise(self.knn(features, logits))
+        return self.msp_surprise(self.log_odds(logits)) + self.knn_surprise(self.knn(features, logits))
 
-
-def log_odds(logits: Tensor) -> Tensor:
-    """log((1 - p) / p) of the largest probability p: orders as MSP does, where 1 - p itself would round to zero."""
-    ordered = logits.topk(logits.shape[1], dim=1).values
-    return ordered[:, 1:].logsumexp(dim=1) - ordered[:, 0]
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """log((1 - p) / p) of the largest probability p: orders as MSP does, where 1 - p itself would round to zero."""
+        probabilities = logits.softmax(dim=1)
+        odds = (probabilities @ self.others).amin(dim=1) / probabilities.amax(dim=1)
+        return odds.clamp_min(torch.finfo(torch.float32).tiny).log()

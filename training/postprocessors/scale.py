@@ -25,7 +25,6 @@ class Scale(Postprocessor):
         width = features.shape[1]
         kept = max(1, width - round(width * self.percentile / 100))
         largest = features.topk(kept, dim=1).values.sum(dim=1, keepdim=True)
-        # A row of zeros has no ratio; one is what a row that is nowhere above the others would have.
-        ratio = features.sum(dim=1, keepdim=True).clamp_min(1e-12) / largest.clamp_min(1e-12)
+        ratio = features.sum(dim=1, keepdim=True) / largest.clamp_min(1e-12)
         # W (z e^r) + b, without a second pass through the head.
         return -((logits - self.bias) * ratio.exp() + self.bias).logsumexp(dim=1)

@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from tests.training.postprocessors.planted import World, fitted, make_world
 from training.postprocessors.knn import Knn
-from training.postprocessors.msp_knn import MspKnn, Surprise, log_odds
+from training.postprocessors.msp_knn import MspKnn, Surprise
 
 Vector = NDArray[np.float64]
 
@@ -93,9 +93,11 @@ def test_rmds_equals_sklearns_covariances(world: World) -> None:
     np.testing.assert_allclose(scores, to_class - overall.mahalanobis(z), rtol=1e-3, atol=1e-3)
 
 
-def test_log_odds_order_as_msp_does_and_tell_apart_what_msp_cannot() -> None:
-    logits = torch.tensor([[40.0, 0, 0], [30.0, 0, 0], [1.0, 0, 0]])
-    odds = log_odds(logits)
+def test_log_odds_order_as_msp_does_and_tell_apart_what_msp_cannot(world: World) -> None:
+    postprocessor = fitted("msp_knn", world)
+    assert isinstance(postprocessor, MspKnn)
+    logits = torch.tensor([[40.0, 0, 0, 0], [30.0, 0, 0, 0], [1.0, 0, 0, 0]])
+    odds = postprocessor.log_odds(logits)
     assert odds[0] < odds[1] < odds[2]
     assert logits.softmax(dim=1).amax(dim=1)[0] == logits.softmax(dim=1).amax(dim=1)[1]
 
