@@ -10,13 +10,13 @@ class Knn(Postprocessor):
     """Squared distance of the unit-length feature to its k-th nearest in a bank of training features, in [0, 4].
 
     The bank is reduced to be shipped: `bank` rows, the same number of each class, drawn by a fixed seed. k shrinks with
-    it: the published 50 of 50,000 is the nearest of 1,000.
+    it, but not to one: the fifth of 500 separates better than the nearest of 5,000, and costs a tenth.
     """
 
     key = "knn"
     rows: Tensor
 
-    def __init__(self, k: int = 1, bank: int = 1000) -> None:
+    def __init__(self, k: int = 5, bank: int = 500) -> None:
         super().__init__()
         self.k = k
         self.bank = bank
@@ -32,8 +32,7 @@ class Knn(Postprocessor):
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         similarity = unit_length(features) @ self.rows
-        nearest = similarity.amax(dim=1) if self.k == 1 else similarity.topk(self.k, dim=1).values[:, -1]
-        return 2 - 2 * nearest
+        return 2 - 2 * similarity.topk(self.k, dim=1).values[:, -1]
 
 
 def unit_length(features: Tensor) -> Tensor:

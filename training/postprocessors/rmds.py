@@ -9,13 +9,14 @@ from training.postprocessors.base import Outputs, Postprocessor
 class Rmds(Postprocessor):
     """min over classes of MD_c(z) - MD_0(z): Mahalanobis to the class (shared covariance) less that to all of the data.
 
-    Both terms are quadratic in z, so their difference is one quadratic form, subtracted in float64 when fitted: that
-    costs one D x D product per image and does not cancel in float32.
+    The covariance of all is that within classes plus one of rank C - 1 between them, so the difference of their inverses
+    has rank C - 1 (Woodbury): MD_c - MD_0 is a sum of C - 1 squares and a linear term. It is found in float64 when
+    fitted; per image it costs two products of D x C, and nothing cancels in float32.
     """
 
     key = "rmds"
     mean: Tensor
-    quadratic: Tensor
+    squares: Tensor
     linear: Tensor
     constant: Tensor
 
@@ -28,14 +29,16 @@ class Rmds(Postprocessor):
         residuals = centred - means[torch.searchsorted(classes, train.labels)]
         within = precision(residuals.T @ residuals / len(features))
         overall = precision(centred.T @ centred / len(features))
+        values, vectors = torch.linalg.eigh(within - overall)
+        kept = values > 1e-9 * values.max()
         self.register_buffer("mean", mean.float())
-        self.register_buffer("quadratic", (within - overall).float())
+        self.register_buffer("squares", (vectors[:, kept] * values[kept].sqrt()).float())
         self.register_buffer("linear", (-2 * within @ means.T).float())
         self.register_buffer("constant", (means @ within * means).sum(dim=1).float())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         centred = features - self.mean
-        shared = (centred @ self.quadratic * centred).sum(dim=1)
+        shared = (centred @ self.squares).square().sum(dim=1)
         return shared + (centred @ self.linear + self.constant).amin(dim=1)
 
 

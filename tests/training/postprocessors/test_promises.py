@@ -14,7 +14,7 @@ from tests.training.postprocessors.planted import WIDTH, World, fitted, make_wor
 from training.graph import to_onnx
 from training.postprocessors import REGISTRY
 
-OTHER_VALUES = {"temperature": 50.0, "gamma": 2.0, "percentile": 60.0, "k": 5, "bank": 40}
+OTHER_VALUES = {"temperature": 50.0, "gamma": 2.0, "percentile": 60.0, "k": 2, "bank": 40}
 each_score = pytest.mark.parametrize("key", REGISTRY)
 
 
