@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.manifest import BundleError, find_versions
+from service.bundle.preprocess import SUFFIXES
 from service.decoder import Decoder, RefusedImage, Upload
 from service.model import AlphaOutOfRange, Model, TopKOutOfRange, UnknownPostprocessor, open_model
 from service.repository import choose_default, find_bundles
@@ -23,7 +24,6 @@ from service.runtime import WrongDevice, cpu_quota
 from service.schemas import Answer
 from service.settings import Settings
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 STANDARD_INPUT = "-"
 DAY_SECONDS = 86_400
 

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.bundle.preprocess import InputSpec, InvalidImage, Pixels, decode, to_pixels
+from service.bundle.preprocess import SUFFIXES, InputSpec, InvalidImage, Pixels, decode, to_pixels
 from training.config import TrainingError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 NO_LABEL = -1
 
