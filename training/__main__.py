@@ -122,6 +122,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         default_postprocessor=arguments.default_postprocessor,
         alpha=arguments.alpha,
         delta=arguments.delta,
+        weights=arguments.weights,
     )
     print(f"the bundle is in {export(arguments.run_folder, trained, open_targets(arguments, trained.recipe), asked)}")
 
@@ -156,6 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--default-postprocessor", default="msp", metavar="KEY", help="the score that decides (default msp)")
     export.add_argument("--alpha", type=float, default=0.05, help="share of ID images that may be rejected (default 0.05)")
     export.add_argument("--delta", type=float, default=0.05, help="the promise may fail with this probability (default 0.05)")
+    export.add_argument("--weights", choices=("fp32", "fp16"), default="fp32", help="how the graph stores them; fp16 halves the file (default fp32)")
     export.set_defaults(run=run_export)
     return parser
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from training.data import Pictures, load
 from training.evaluate import Fitted, fit, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
+from training.halves import round_weights
 from training.metrics import accuracy, expected_calibration_error
 from training.parts import open_parts
 from training.postprocessors import REGISTRY
@@ -44,6 +45,7 @@ from training.sources import Source
 GOLDEN_IMAGES = 32
 BATCH = 100
 Array = NDArray[Any]
+Weights = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Export:
     default_postprocessor: str = "msp"
     alpha: float = 0.05
     delta: float = 0.05
+    weights: Weights = "fp32"
 
 
 class GraphRunner:
@@ -93,7 +96,8 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path
             f"alpha {asked.alpha:g} needs at least {needed} calibration pictures, {trained.recipe.data} leaves {len(parts.calibration)}"
         )
     fitted = fit(trained, parts, cache, asked.postprocessors)
-    graph = Graph(trained.network, fitted.probabilities, fitted.postprocessors).eval()
+    network = round_weights(trained.network) if asked.weights == "fp16" else trained.network
+    graph = Graph(network, fitted.probabilities, fitted.postprocessors).eval()
     print("exporting the graph")
     model = to_onnx(graph, trained.recipe.input.size, ["probabilities", "scores"])
     runner = GraphRunner(model, folder, trained.recipe)
@@ -131,7 +135,7 @@ def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:
         raise TrainingError(f"{folder} exists; a version is never overwritten")
     recipe = trained.recipe
     training = TrainingInfo(
-        recipe=recipe.as_dict() | {"epoch_kept": trained.epoch, "validation_accuracy": trained.validation_accuracy},
+        recipe=recipe.as_dict() | {"weights": asked.weights, "epoch_kept": trained.epoch, "validation_accuracy": trained.validation_accuracy},
         data=recipe.data,
         seed=recipe.seed,
         code_version=trained.code_version,

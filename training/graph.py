@@ -15,6 +15,7 @@ from onnx_ir.passes.common import (
 )
 from torch import Tensor, nn
 
+from training.halves import store_halves
 from training.networks import Classifier
 from training.postprocessors import Postprocessor
 from training.probabilities import Probabilities
@@ -76,6 +77,8 @@ def to_onnx(module: nn.Module, size: int, outputs: Sequence[str]) -> bytes:
     RemoveUnusedNodesPass()(program.model)
     # Every node carries a stack trace with the paths of the machine that exported it.
     ClearMetadataAndDocStringPass()(program.model)
+    model = program.model_proto
+    store_halves(model)
     buffer = io.BytesIO()
-    onnx.save_model(program.model_proto, buffer)
+    onnx.save_model(model, buffer)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ from training.checkpoint import load_trained
 from training.config import TrainingError
 from training.data import load
 from training.export import Export, export
+from training.halves import round_weights
 from training.parts import open_parts
 from training.postprocessors import REGISTRY
 from training.release import ReleaseRefused, check_parity, check_scores, shuffled_patches
@@ -97,3 +98,20 @@ def test_shuffled_patches_keep_the_pixels_and_move_them() -> None:
     assert shuffled.shape == images.shape
     assert torch.equal(shuffled.flatten(1).sort(dim=1).values, images.flatten(1).sort(dim=1).values)
     assert not torch.equal(shuffled, images)
+
+
+def test_weights_in_16_bits_halve_the_graph_and_pass_the_same_gate(bundle_folder: Path, trained_run: Path, targets: Targets, tmp_path: Path) -> None:
+    asked = Export("blobs", tmp_path, postprocessors=("msp", "ebo"), weights="fp16")
+    halves = load_bundle(export(trained_run, load_trained(trained_run), targets, asked))
+    whole = load_bundle(bundle_folder)
+    assert len(halves.model) < 0.65 * len(whole.model)
+    assert halves.evaluation.accuracy == pytest.approx(whole.evaluation.accuracy, abs=0.05)
+    Runtime(halves, "cpu").check_golden()
+
+
+def test_a_weight_that_16_bits_cannot_hold_is_refused(trained_run: Path) -> None:
+    network = load_trained(trained_run).network
+    with torch.no_grad():
+        network.head.weight[0, 0] = 1e6
+    with pytest.raises(TrainingError, match=r"head.weight has weights beyond 65504"):
+        round_weights(network)

@@ -17,6 +17,7 @@ class Rmds(Postprocessor):
     key = "rmds"
     mean: Tensor
     squares: Tensor
+    signs: Tensor
     linear: Tensor
     constant: Tensor
 
@@ -30,15 +31,17 @@ class Rmds(Postprocessor):
         within = precision(residuals.T @ residuals / len(features))
         overall = precision(centred.T @ centred / len(features))
         values, vectors = torch.linalg.eigh(within - overall)
-        kept = values > 1e-9 * values.max()
+        # More than C - 1, and some below zero, only where there are too few features for a covariance of full rank.
+        kept = values.abs() > 1e-9 * values.abs().max()
         self.register_buffer("mean", mean.float())
-        self.register_buffer("squares", (vectors[:, kept] * values[kept].sqrt()).float())
+        self.register_buffer("squares", (vectors[:, kept] * values[kept].abs().sqrt()).float())
+        self.register_buffer("signs", values[kept].sign().float())
         self.register_buffer("linear", (-2 * within @ means.T).float())
         self.register_buffer("constant", (means @ within * means).sum(dim=1).float())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         centred = features - self.mean
-        shared = (centred @ self.squares).square().sum(dim=1)
+        shared = (centred @ self.squares).square() @ self.signs
         return shared + (centred @ self.linear + self.constant).amin(dim=1)
 
 

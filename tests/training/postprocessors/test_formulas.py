@@ -10,8 +10,10 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 
 from tests.training.postprocessors.planted import World, fitted, make_world
+from training.postprocessors import Outputs
 from training.postprocessors.knn import Knn
 from training.postprocessors.msp_knn import MspKnn, Surprise
+from training.postprocessors.rmds import Rmds, precision
 
 Vector = NDArray[np.float64]
 
@@ -91,6 +93,25 @@ def test_rmds_equals_sklearns_covariances(world: World) -> None:
     to_class = np.stack([within.mahalanobis(z - mean) for mean in means], axis=1).min(axis=1)
     scores = fitted("rmds", world)(world.ood.features, world.ood.logits)
     np.testing.assert_allclose(scores, to_class - overall.mahalanobis(z), rtol=1e-3, atol=1e-3)
+
+
+def test_rmds_costs_one_square_less_than_there_are_classes(world: World) -> None:
+    postprocessor = fitted("rmds", world)
+    assert isinstance(postprocessor, Rmds)
+    assert postprocessor.squares.shape == (16, 3)
+
+
+def test_rmds_is_exact_where_features_are_too_few_for_a_covariance(world: World) -> None:
+    few = Outputs(world.train.features[:12], world.train.logits[:12], world.train.labels[:12])
+    postprocessor = Rmds()
+    postprocessor.fit(few, world.validation, world.head)
+    train, labels = few.features.double(), few.labels
+    means = torch.stack([train[labels == c].mean(dim=0) for c in range(4)])
+    within, overall = (precision(x.T @ x / 12) for x in (train - means[labels], train - train.mean(dim=0)))
+    z = world.ood.features.double()
+    to_class = torch.stack([((z - mean) @ within * (z - mean)).sum(dim=1) for mean in means], dim=1).amin(dim=1)
+    to_all = ((z - train.mean(dim=0)) @ overall * (z - train.mean(dim=0))).sum(dim=1)
+    torch.testing.assert_close(postprocessor(world.ood.features, world.ood.logits), (to_class - to_all).float(), rtol=1e-3, atol=1e-2)
 
 
 def test_log_odds_order_as_msp_does_and_tell_apart_what_msp_cannot(world: World) -> None:
