@@ -1,5 +1,6 @@
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ def best(**changes: Any) -> dict[str, Any]:
     return state | {"recipe": recipe.as_dict(), "classes": ["a", "b", "c"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]} | changes
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Every write past 4 kB fails, as on a full disk."""
+    """Every write past 4 kB fails, as on a full disk. No fixture: pytest's own report may go to a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
@@ -37,10 +40,9 @@ def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["last.pt"]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "last.pt", {"epoch": 1})
-    request.getfixturevalue("small_files")
-    with pytest.raises(TrainingError, match=r"last\.pt cannot be written: [^\n]+$"):
+    with small_files(), pytest.raises(TrainingError, match=r"last\.pt cannot be written: [^\n]+$"):
         checkpoint.save(tmp_path / "last.pt", {"epoch": 2, "weights": torch.zeros(100_000)})
     assert checkpoint.read(tmp_path / "last.pt") == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
