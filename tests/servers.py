@@ -22,7 +22,8 @@ def started(models_dir: Path, **settings: Any) -> Iterator[httpx.Client]:
     failures: list[BaseException] = []
     server = uvicorn.Server(configure(create_app(chosen, failures.append), chosen))
     listener = listen("127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    # A daemon, so that a crash of the tests cannot leave the process waiting for it.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30, limits=httpx.Limits(max_connections=200)) as client:
