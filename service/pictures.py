@@ -26,6 +26,8 @@ from service.settings import Settings
 
 STANDARD_INPUT = "-"
 DAY_SECONDS = 86_400
+# What shells expect of a command that Ctrl-C ended.
+INTERRUPTED = 130
 
 
 class Unreadable(Exception):
@@ -36,6 +38,8 @@ def predict(settings: Settings, paths: list[str], version: int | None, top_k: in
     """Answers every picture that can be; 1 when one could not, or nothing could be loaded."""
     try:
         return asyncio.run(answer_all(settings, paths, version, top_k, output))
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except (BundleError, WrongDevice, TooFewCalibrationImages, UnknownPostprocessor, AlphaOutOfRange, TopKOutOfRange) as exc:
         print(f"oodgate: {exc}", file=sys.stderr)
         return 1

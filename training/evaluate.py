@@ -105,15 +105,20 @@ def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str])
     with torch.inference_mode():
         served, raw = fitted.probabilities(inside.logits).numpy(), inside.logits.softmax(dim=1).numpy()
     ood_scores = {name: {key: score(fitted.postprocessors[key], outputs) for key in keys} for name, outputs in ood.items()}
-    labels = inside.labels.numpy()
+    table = summarise({key: score(fitted.postprocessors[key], inside) for key in keys}, ood_scores, targets.ood_sets)
+    return conclude(targets, inside.labels.numpy(), served, raw, table)
+
+
+def conclude(targets: Targets, labels: Array, served: Array, raw: Array, table: Mapping[str, PostprocessorEvaluation]) -> Evaluation:
+    """Labels (N,), probabilities as served and softmax(f), both (N, C), and the scores' table, as one evaluation."""
     return Evaluation(
         id_data=targets.id_name,
         id_images=len(labels),
-        accuracy=accuracy(raw, labels),
+        accuracy=accuracy(served, labels),
         ece=expected_calibration_error(served, labels),
         ece_raw=expected_calibration_error(raw, labels),
         ood_sets=targets.ood_sets,
-        postprocessors=summarise({key: score(fitted.postprocessors[key], inside) for key in keys}, ood_scores, targets.ood_sets),
+        postprocessors=dict(table),
     )
 
 

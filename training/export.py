@@ -32,11 +32,10 @@ from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import Recipe, TrainingError
 from training.data import Pictures, load
-from training.evaluate import Fitted, fit, operating_points, summarise
+from training.evaluate import Fitted, conclude, fit, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
 from training.halves import round_weights
-from training.metrics import accuracy, expected_calibration_error
 from training.parts import open_parts
 from training.postprocessors import REGISTRY
 from training.release import check_parity, check_scores, shuffled_patches
@@ -203,15 +202,7 @@ def evaluate_graph(runner: GraphRunner, cache: FeatureCache, fitted: Fitted, tar
     for row, key in enumerate(keys):
         points = operating_points(calibration[row], inside[key], {name: outside[name][key] for name in outside}, asked.delta)
         table[key] = table[key].model_copy(update={"operating_points": points})
-    return Evaluation(
-        id_data=targets.id_name,
-        id_images=len(labels),
-        accuracy=accuracy(probabilities, labels),
-        ece=expected_calibration_error(probabilities, labels),
-        ece_raw=expected_calibration_error(raw, labels),
-        ood_sets=targets.ood_sets,
-        postprocessors=table,
-    )
+    return conclude(targets, labels, probabilities, raw, table)
 
 
 def write(folder: Path, files: dict[str, bytes], manifest: Manifest) -> None:

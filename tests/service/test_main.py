@@ -164,3 +164,20 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"oodgate {__version__}\n"
+
+
+def test_ctrl_c_ends_predict_without_a_traceback(models_dir: Path, tmp_path: Path) -> None:
+    folder, picture = tmp_path / "pictures", tmp_path / "picture.png"
+    picture.write_bytes(id_png())
+    folder.mkdir()
+    for i in range(2000):
+        (folder / f"{i}.png").symlink_to(picture)
+    # A shell without job control hands its background commands an ignored SIGINT.
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from service.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "predict", str(folder), "--json", "--models-dir", str(models_dir), "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as running:
+        assert running.stdout
+        running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    assert (running.returncode, said) == (130, b"")
