@@ -7,13 +7,10 @@ its count; stand-ins are shown under their own names and never averaged.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from service.bundle.evaluation import OodSet
+from service.bundle.evaluation import Group, OodSet
 from training.config import TrainingError
 from training.sources import Source, open_source
-
-Group = Literal["near", "far", "stand-in"]
 
 
 @dataclass(frozen=True)
@@ -97,10 +94,11 @@ def open_own(id_test: Source, id_name: str, ood_validation: str | None, near: Ma
     """A user's own sets: name -> place. Their labels do not count."""
     about: dict[str, OodSet] = {}
     sources: dict[str, Source] = {}
-    for group, places in (("near", near), ("far", far)):
+    groups: dict[Group, Mapping[str, str]] = {"near": near, "far": far}
+    for group, places in groups.items():
         for name, where in places.items():
             source = open_source(where)
             assert source is not None
             sources[name] = source
-            about[name] = OodSet(group=group, images=len(source))  # type: ignore[arg-type]
+            about[name] = OodSet(group=group, images=len(source))
     return Targets(id_name, id_test, open_source(ood_validation) if ood_validation else None, about, sources)

@@ -40,18 +40,6 @@ class Graph(nn.Module):
         return self.probabilities(logits), torch.cat(scores).view(len(scores), -1).T
 
 
-class Plain(nn.Module):
-    """The network alone, images -> logits: what a graph without a gate costs."""
-
-    def __init__(self, network: Classifier) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)[1]
-        return logits
-
-
 def to_onnx(module: nn.Module, size: int, outputs: Sequence[str]) -> bytes:
     """A self-contained graph with a dynamic batch."""
     # An example batch of one would be taken for a constant.

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.bundle.decision import Guarantee
 
+Group = Literal["near", "far", "stand-in"]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -18,7 +19,7 @@ class Strict(BaseModel):
 class OodSet(Strict):
     """One OOD set of an evaluation. `expected` is the benchmark's count; a set with fewer images is partial."""
 
-    group: Literal["near", "far", "stand-in"]
+    group: Group
     images: int
     expected: int | None = None
 
