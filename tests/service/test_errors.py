@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -18,7 +17,7 @@ import pytest
 
 from service.errors import TABLE
 from tests.bundles import id_png, png, poison_png
-from tests.servers import serving, started, wait_until_ready
+from tests.servers import check, serving, started, wait_until_ready
 
 PNG = {"Content-Type": "image/png"}
 JSON = {"Content-Type": "application/json"}
@@ -40,18 +39,6 @@ def form(*parts: tuple[str, bytes]) -> bytes:
 
 def images(*pictures: bytes) -> bytes:
     return json.dumps({"images": [base64.b64encode(picture).decode() for picture in pictures]}).encode()
-
-
-def check(response: httpx.Response, status: int, kind: str, detail: str = "") -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["Content-Type"] == "application/problem+json"
-    problem: dict[str, Any] = response.json()
-    assert (problem["type"], problem["status"]) == (f"urn:oodgate:problem:{kind}", status)
-    assert problem["title"]
-    assert re.search(detail, problem["detail"]), problem
-    assert problem["request_id"] == response.headers["X-Request-ID"]
-    assert "Server-Timing" in response.headers
-    return problem
 
 
 @pytest.fixture(autouse=True)
