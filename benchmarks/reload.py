@@ -1,0 +1,76 @@
+"""What do reloads cost? Reloads a model again and again, good and bad ones, while requests go on.
+
+    python benchmarks/reload.py --models models --reloads 50
+
+Prints resident memory after the fifth and the last reload, the longest answer to a probe meanwhile (which tells whether the event loop
+stood still), and how many requests failed. Exits with 1 when memory grew by more than a tenth or a request failed.
+"""
+
+import argparse
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.processes import process, wait_until_ready
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--models", default="models")
+parser.add_argument("--reloads", type=int, default=50)
+parser.add_argument("--picture", type=Path, default=Path("examples/cat.png"))
+arguments = parser.parse_args()
+picture, key = arguments.picture.read_bytes(), {"Authorization": "Bearer benchmark"}
+command = ("-m", "service", "serve", "--models-dir", arguments.models, "--port", "0", "--admin-keys", "benchmark")
+
+
+def resident(pid: int) -> int:
+    """In kB."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1])
+
+
+with process(*command) as (server, address):
+    assert server.stderr
+    threading.Thread(target=server.stderr.read, daemon=True).start()
+    wait_until_ready(address)
+    statuses: dict[int, int] = {}
+    slowest = 0.0
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            while not stop.is_set():
+                status = client.post("/predict", content=picture).status_code
+                statuses[status] = statuses.get(status, 0) + 1
+                time.sleep(0.02)
+
+    def probe() -> None:
+        global slowest
+        with httpx.Client(base_url=address, timeout=60) as client:
+            while not stop.is_set():
+                started = time.monotonic()
+                client.get("/livez")
+                slowest = max(slowest, time.monotonic() - started)
+                time.sleep(0.005)
+
+    threads = [threading.Thread(target=ask), threading.Thread(target=probe)]
+    for thread in threads:
+        thread.start()
+    name = httpx.get(f"{address}/models").json()["models"][0]["name"]
+    sizes = []
+    for _ in range(arguments.reloads):
+        httpx.post(f"{address}/models/{name}/reload", headers=key, timeout=120).raise_for_status()
+        sizes.append(resident(server.pid))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    time.sleep(1)
+    last = resident(server.pid)
+growth = last / sizes[4] - 1
+print(f"resident after 5 reloads {sizes[4] / 1024:.1f} MB, after {arguments.reloads} {last / 1024:.1f} MB ({growth:+.1%})")
+print(f"slowest probe {slowest * 1000:.0f} ms; answers by status: {statuses}")
+sys.exit(0 if growth <= 0.1 and set(statuses) == {200} else 1)
