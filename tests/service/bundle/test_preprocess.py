@@ -119,6 +119,20 @@ def test_a_bomb_is_refused_by_its_header(side: int) -> None:
         decode(png_header(side, side), SPEC)
 
 
+@pytest.mark.parametrize(("width", "height"), [(20_000_000, 2), (2, 20_000_000), (201, 1), (2, 402)])
+def test_a_strip_is_refused_by_its_header(width: int, height: int) -> None:
+    with pytest.raises(InvalidImage, match=r"one side may be at most 200 times the other|at least 2x2"):
+        decode(png_header(width, height), SPEC)
+
+
+def test_frames_behind_the_first_are_never_read() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    alone = encode(frames[0], "GIF")
+    broken = data[: len(alone) + 5] + bytes(len(data))
+    assert decode(broken, SPEC)[0, 0].tolist() == [255, 0, 0]
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_a_truncated_picture_is_refused(kind: str) -> None:
     data = encode(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)), kind)
