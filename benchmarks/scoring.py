@@ -3,7 +3,8 @@
     python -m benchmarks.scoring --json benchmarks/results/scoring.json
 
 Ours and theirs run in turns, in one process, on the same features in the same chunks, with the same neighbours and parameters
-(`theirs.py`); seconds are those of the CPU, which a busy machine does not change much. Memory is the peak resident set of a process of its own, its imports and the features themselves included.
+(`theirs.py`); seconds are those of the CPU, which a busy machine does not change much. Memory is the peak resident set of a
+process of its own, its imports and the features themselves included.
 """
 
 import argparse
