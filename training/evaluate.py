@@ -1,6 +1,6 @@
 """Evaluates scores as OpenOOD v1.5 does, on whatever computed them: cached features here, the exported graph in `export`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -10,19 +10,23 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from service.bundle.decision import STANDARD_ALPHAS, Guarantee, TooFewCalibrationImages, open_gate
 from service.bundle.evaluation import Evaluation, OodSet, OperatingPoint, PostprocessorEvaluation
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
-from training.features import FeatureCache
+from training.data import load
+from training.features import BATCH, FeatureCache
 from training.metrics import accuracy, expected_calibration_error, mean_separation, separation
 from training.parts import Parts, open_parts
-from training.postprocessors import REGISTRY, Outputs, Postprocessor
+from training.postprocessors import EVALUATED_ONLY, REGISTRY, Outputs, Postprocessor
 from training.probabilities import Probabilities
+from training.sources import Source
 
 Array = NDArray[Any]
+COLUMNS = 10
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def fit(trained: Trained, parts: Parts, cache: FeatureCache, keys: Sequence[str]
     """Fits scores on the run's own training and validation parts; the calibration part stays unseen."""
     for key in keys:
         if key not in REGISTRY:
-            raise TrainingError(f"post-processor {key!r} is not known; known are {', '.join(REGISTRY)}")
+            raise TrainingError(f"post-processor {key!r} is not known; known are {', '.join((*REGISTRY, *EVALUATED_ONLY))}")
     if parts.train.classes != trained.classes:
         raise TrainingError(f"{trained.recipe.data} has other classes than the network was trained on")
     train, validation = cache.outputs("train", parts.train), cache.outputs("validation", parts.validation)
@@ -60,6 +64,23 @@ def score(postprocessor: Postprocessor, outputs: Outputs) -> Array:
     chunks = zip(outputs.features.split(4096), outputs.logits.split(4096), strict=True)
     scores: Array = torch.cat([postprocessor(features, logits) for features, logits in chunks]).numpy()
     return scores
+
+
+def score_pictures(trained: Trained, source: Source, what: str, keys: Sequence[str]) -> dict[str, Array]:
+    """Scores (N,) that need the pictures themselves: nothing of a set is read if there are none."""
+    if not keys:
+        return {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = trained.network.eval().to(device)
+    pictures = load(source, trained.recipe.input, what, trained.recipe.skip_unreadable)
+    scores = {key: EVALUATED_ONLY[key]() for key in keys}
+    found: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
+    order = torch.arange(len(pictures)).split(BATCH)
+    for images, _ in tqdm(pictures.batches(order), f"{', '.join(keys)} on {what}", len(order), leave=False, disable=None):
+        for key in keys:
+            found[key].append(scores[key](network, images.to(device)).cpu())
+    network.cpu()
+    return {key: torch.cat(parts).numpy() for key, parts in found.items()}
 
 
 def summarise(
@@ -99,13 +120,20 @@ def operating_points(calibration: Array, inside: Array, ood: Mapping[str, Array]
 def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str]) -> Evaluation:
     """Every score of one run on every set, from features that are computed once and kept."""
     cache = FeatureCache(run, trained)
-    fitted = fit(trained, open_parts(trained.recipe), cache, keys)
+    on_pictures = [key for key in keys if key in EVALUATED_ONLY]
+    fitted = fit(trained, open_parts(trained.recipe), cache, [key for key in keys if key not in EVALUATED_ONLY])
     inside = cache.outputs("ID test", targets.id_test)
     ood = {name: cache.outputs(name, source) for name, source in targets.sources.items()}
     with torch.inference_mode():
         served, raw = fitted.probabilities(inside.logits).numpy(), inside.logits.softmax(dim=1).numpy()
-    ood_scores = {name: {key: score(fitted.postprocessors[key], outputs) for key in keys} for name, outputs in ood.items()}
-    table = summarise({key: score(fitted.postprocessors[key], inside) for key in keys}, ood_scores, targets.ood_sets)
+
+    def every(name: str, source: Source, outputs: Outputs) -> dict[str, Array]:
+        found = {key: score(postprocessor, outputs) for key, postprocessor in fitted.postprocessors.items()}
+        found |= score_pictures(trained, source, name, on_pictures)
+        return {key: found[key] for key in keys}
+
+    id_scores = every("ID test", targets.id_test, inside)
+    table = summarise(id_scores, {name: every(name, targets.sources[name], outputs) for name, outputs in ood.items()}, targets.ood_sets)
     return conclude(targets, inside.labels.numpy(), served, raw, table)
 
 
@@ -133,7 +161,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     )
     incomplete = {name for name, about in evaluation.ood_sets.items() if about.expected not in (None, about.images)}
     partial_groups = {evaluation.ood_sets[name].group for name in incomplete}
-    keys = list(evaluation.postprocessors)
+    every = list(evaluation.postprocessors)
+    for keys in (every[i : i + COLUMNS] for i in range(0, len(every), COLUMNS)):
+        console.print(table_of(evaluation, keys, incomplete, partial_groups))
+
+
+def table_of(evaluation: Evaluation, keys: Sequence[str], incomplete: Set[str], partial_groups: Set[str]) -> Table:
     table = Table(title="AUROC in %, OOD positive", caption="* a partial set, or a mean that lacks sets of the benchmark", box=SIMPLE_HEAD)
     table.add_column("OOD set")
     for key in keys:
@@ -148,7 +181,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
             means = [getattr(evaluation.postprocessors[key], group) for key in keys]
             cells = [percent(getattr(mean, metric) if mean else None) for mean in means]
             table.add_row(f"{group}{'*' * (group in partial_groups)} {label}", *cells)
-    console.print(table)
+    return table
 
 
 def percent(ratio: float | None) -> str:
