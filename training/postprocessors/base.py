@@ -5,7 +5,8 @@ fitted once, on ID data alone; what it learns are buffers, so it travels into th
 other: a verdict never depends on who shares the batch. Logits are raw (f, not f / D(z)) and everything is float32.
 """
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,9 +20,14 @@ class Outputs(NamedTuple):
 
 
 class Postprocessor(nn.Module):
-    """One OOD score. `key` is its name everywhere: on the command line, in bundles, over HTTP, in metrics."""
+    """One OOD score.
+
+    `key` is its name everywhere: on the command line, in bundles, over HTTP, in metrics. `sweep` names the arguments of
+    the constructor that OpenOOD v1.5 searches on OOD validation pictures, and the values it tries.
+    """
 
     key: ClassVar[str]
+    sweep: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
         """Learns what the score needs from training and validation pictures; most need nothing."""

@@ -1,5 +1,8 @@
 """Energy-based score. Liu et al., Energy-based Out-of-distribution Detection, NeurIPS 2020, arXiv 2010.03759."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 
 from training.postprocessors.base import Postprocessor
@@ -9,6 +12,7 @@ class Ebo(Postprocessor):
     """The free energy -T logsumexp(f / T)."""
 
     key = "ebo"
+    sweep: ClassVar[Mapping[str, tuple[float, ...]]] = {"temperature": (1.0,)}
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

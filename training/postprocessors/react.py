@@ -1,5 +1,8 @@
 """Rectified activations. Sun et al., ReAct, NeurIPS 2021, arXiv 2111.12797."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +13,7 @@ class React(Postprocessor):
     """Energy of the head on features clipped at a percentile of all validation activations."""
 
     key = "react"
+    sweep: ClassVar[Mapping[str, tuple[float, ...]]] = {"percentile": (85.0, 90.0, 95.0, 99.0)}
     threshold: Tensor
     weight: Tensor
     bias: Tensor

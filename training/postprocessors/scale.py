@@ -1,5 +1,8 @@
 """Activation scaling. Xu et al., Scaling for Training Time and Post-hoc OOD Detection Enhancement, ICLR 2024, arXiv 2310.00227."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from training.postprocessors.base import Outputs, Postprocessor
@@ -12,6 +15,7 @@ class Scale(Postprocessor):
     """
 
     key = "scale"
+    sweep: ClassVar[Mapping[str, tuple[float, ...]]] = {"percentile": (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)}
     bias: Tensor
 
     def __init__(self, percentile: float = 85.0) -> None:

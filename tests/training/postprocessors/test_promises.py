@@ -14,7 +14,7 @@ from tests.training.postprocessors.planted import WIDTH, World, fitted, make_wor
 from training.graph import to_onnx
 from training.postprocessors import REGISTRY
 
-OTHER_VALUES = {"temperature": 50.0, "gamma": 2.0, "percentile": 60.0, "k": 2, "bank": 40}
+OTHER_VALUES = {"centre": 0.0, "largest": 2, "temperature": 50.0, "gamma": 2.0, "percentile": 60.0, "k": 2, "bank": 40}
 each_score = pytest.mark.parametrize("key", REGISTRY)
 
 
@@ -97,3 +97,9 @@ def test_the_graph_equals_torch_at_batch_1_2_and_5(key: str, world: World) -> No
         (scores,) = session.run(["scores"], {"images": batch.numpy()})
         with torch.inference_mode():
             torch.testing.assert_close(torch.from_numpy(scores), module(batch), rtol=1e-4, atol=1e-4)
+
+
+@each_score
+def test_what_is_swept_is_an_argument_and_more_than_no_value(key: str) -> None:
+    assert set(REGISTRY[key].sweep) <= set(hyperparameters(key))
+    assert all(REGISTRY[key].sweep.values())
