@@ -11,7 +11,9 @@ from pathlib import Path
 from training.config import Recipe, TrainingError, default_run_folder
 
 if typing.TYPE_CHECKING:
+    from service.bundle.evaluation import Search
     from training.benchmarks import Targets
+    from training.checkpoint import Trained
 
 HELP = {
     "data": "a folder with a directory per class (or train/ val/ test/ of such), Parquet, or a torchvision set by name",
@@ -89,19 +91,33 @@ def open_targets(arguments: argparse.Namespace, recipe: Recipe) -> "Targets":
     if arguments.benchmark:
         return open_benchmark(arguments.benchmark, arguments.root)
     parts = open_parts(recipe)
-    near, far = named_places(arguments.near), named_places(arguments.far)
+    near, far, shifted = named_places(arguments.near), named_places(arguments.far), named_places(arguments.shifted)
     test, name = (parts.test, f"the test part of {recipe.data}") if parts.test else (parts.validation, f"the validation part of {recipe.data}")
-    return open_own(test, name, arguments.ood_validation, near, far)
+    return open_own(test, name, arguments.ood_validation, near, far, shifted)
+
+
+def run_search(arguments: argparse.Namespace, trained: "Trained", targets: "Targets", keys: Sequence[str]) -> "Search | None":
+    """What --search chooses, or None without it."""
+    if not arguments.search:
+        return None
+    from training.features import FeatureCache
+    from training.parts import open_parts
+    from training.search import search
+
+    return search(trained, open_parts(trained.recipe), FeatureCache(arguments.run_folder, trained), targets, keys)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     from training.checkpoint import load_trained
-    from training.evaluate import evaluate, print_evaluation
+    from training.evaluate import evaluate
     from training.postprocessors import REGISTRY
+    from training.tables import print_evaluation
 
     trained = load_trained(arguments.run_folder)
     targets = open_targets(arguments, trained.recipe)
-    evaluation = evaluate(arguments.run_folder, trained, targets, arguments.postprocessors or tuple(REGISTRY))
+    keys = arguments.postprocessors or tuple(REGISTRY)
+    found = run_search(arguments, trained, targets, keys)
+    evaluation = evaluate(arguments.run_folder, trained, targets, keys, found)
     print_evaluation(evaluation)
     path = arguments.json or arguments.run_folder / "evaluation.json"
     path.write_text(evaluation.model_dump_json(indent=1) + "\n")
@@ -124,16 +140,20 @@ def run_export(arguments: argparse.Namespace) -> None:
         delta=arguments.delta,
         weights=arguments.weights,
     )
-    print(f"the bundle is in {export(arguments.run_folder, trained, open_targets(arguments, trained.recipe), asked)}")
+    targets = open_targets(arguments, trained.recipe)
+    found = run_search(arguments, trained, targets, asked.postprocessors)
+    print(f"the bundle is in {export(arguments.run_folder, trained, targets, asked, found)}")
 
 
 def add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a training run")
-    parser.add_argument("--benchmark", help="OpenOOD v1.5's sets for this ID set, e.g. cifar10")
+    parser.add_argument("--benchmark", help="OpenOOD v1.5's sets: cifar10, cifar100, imagenet200 or imagenet1k")
     parser.add_argument("--root", type=Path, default=Path("data"), help="where the benchmark's sets lie (default data)")
     parser.add_argument("--near", action="append", default=[], metavar="NAME=PLACE", help="a near-OOD set of your own; repeatable")
     parser.add_argument("--far", action="append", default=[], metavar="NAME=PLACE", help="a far-OOD set of your own; repeatable")
-    parser.add_argument("--ood-validation", metavar="PLACE", help="OOD pictures for the release gate; default: shuffled ID pictures")
+    parser.add_argument("--shifted", action="append", default=[], metavar="NAME=PLACE", help="ID classes under covariate shift; repeatable")
+    parser.add_argument("--ood-validation", metavar="PLACE", help="OOD pictures for the search and the release gate (there, default: shuffled ID)")
+    parser.add_argument("--search", action="store_true", help="choose each score's hyper-parameters on OOD validation pictures, as OpenOOD's APS")
     parser.add_argument("--postprocessors", nargs="+", metavar="KEY", help="scores; default all")
 
 
