@@ -8,7 +8,7 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.config import Recipe, TrainingError, default_run_folder
+from training.config import PRESETS, Recipe, TrainingError, default_run_folder
 
 if typing.TYPE_CHECKING:
     from service.bundle.evaluation import Search
@@ -21,6 +21,7 @@ HELP = {
     "loss": "ce, logitnorm (tau 0.04) or elogitnorm",
     "network": "resnet18_32x32, airbench_32x32 (learns in few epochs), or torchvision's at 224",
     "width": "channels of the first stage of the networks at 32 pixels",
+    "size": "side of the network's input in pixels; default 32 or 224, as the network's name says",
     "pretrained": "start from torchvision's ImageNet weights",
     "initial": "run whose network to go on from, instead of random weights: fine-tuning",
     "epochs": "passes over the training pictures",
@@ -31,6 +32,9 @@ HELP = {
     "momentum": "Nesterov momentum",
     "weight_decay": "on all parameters, the head included: with ELogitNorm it sets the temperature",
     "augmentation": "default: crop-flip at 32 pixels, resized-crop-flip at 224",
+    "randaugment": "operations that RandAugment does to each picture; the OpenOOD leaderboard has 1, on ImageNet-1k 2",
+    "randaugment_magnitude": "of RandAugment's operations, from 0 to 30; there 14, on ImageNet-200 10, on ImageNet-1k 9",
+    "regmixup": "alpha of RegMixup; the OpenOOD leaderboard has 20 for CIFAR-10 and 10 for the others; 0 is without",
     "calibration_share": "of the training pictures, held out for the thresholds",
     "calibration_limit": "at most this many are held out for the thresholds",
     "validation_share": "of the training pictures, where the data has no validation part",
@@ -48,7 +52,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         flag, kind = "--" + field.name.replace("_", "-"), hints[field.name]
         required = field.default is dataclasses.MISSING
         if kind is bool:
-            parser.add_argument(flag, action="store_true", help=HELP[field.name])
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=False, help=HELP[field.name])
             continue
         options = [part for part in typing.get_args(kind) if part is not type(None)]
         choices = next((typing.get_args(part) for part in options if typing.get_args(part)), None) or (
@@ -158,11 +162,14 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--postprocessors", nargs="+", metavar="KEY", help="scores; default all")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(preset: str = "cifar") -> argparse.ArgumentParser:
+    """The command line; a preset changes the defaults of `train`."""
     parser = argparse.ArgumentParser("oodgate-training", description="Train, evaluate and export image classifiers that can say no.")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a network; the defaults are the paper's recipe")
     add_recipe(train)
+    train.add_argument("--preset", choices=PRESETS, default="cifar", help="the paper's recipe for such a set; flags change it (default cifar)")
+    train.set_defaults(**PRESETS[preset])
     train.add_argument("--out", type=Path, help="folder of the run (default runs/<data>-<network>-<loss>-s<seed>)")
     train.add_argument("--resume", action="store_true", help="go on from the run's last.pt, to the same result")
     train.set_defaults(run=run_train)
@@ -185,6 +192,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
+    if "preset" in arguments:
+        arguments = build_parser(arguments.preset).parse_args(argv)
     try:
         arguments.run(arguments)
     except TrainingError as exc:
