@@ -8,7 +8,7 @@ import pytest
 from service.__main__ import build_parser
 from tests.readme import BLOCKS, README, ROOT, block
 from training.__main__ import build_parser as build_training_parser
-from training.postprocessors import REGISTRY
+from training.postprocessors import EVALUATED_ONLY, REGISTRY
 
 TEXT = README.read_text()
 
@@ -18,7 +18,7 @@ def test_each_written_block_of_the_readme_is_up_to_date(name: str) -> None:
     assert block(TEXT, name) == BLOCKS[name](), "run `python -m tests.readme`"
 
 
-@pytest.mark.parametrize("key", REGISTRY)
+@pytest.mark.parametrize("key", [*REGISTRY, *EVALUATED_ONLY])
 def test_each_score_has_a_row(key: str) -> None:
     assert f"| `{key}` |" in TEXT
 

@@ -89,6 +89,11 @@ def named_places(entries: Sequence[str]) -> dict[str, str]:
     return places
 
 
+def keys(entries: Sequence[str]) -> tuple[str, ...]:
+    """Scores' keys, separated by spaces or commas."""
+    return tuple(key for entry in entries for key in entry.split(",") if key)
+
+
 def open_targets(arguments: argparse.Namespace, recipe: Recipe) -> "Targets":
     from training.benchmarks import open_benchmark, open_own
     from training.parts import open_parts
@@ -120,9 +125,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
     trained = load_trained(arguments.run_folder)
     targets = open_targets(arguments, trained.recipe)
-    keys = arguments.postprocessors or tuple(REGISTRY)
-    found = run_search(arguments, trained, targets, keys)
-    evaluation = evaluate(arguments.run_folder, trained, targets, keys, found)
+    asked = keys(arguments.postprocessors) or tuple(REGISTRY)
+    found = run_search(arguments, trained, targets, asked)
+    evaluation = evaluate(arguments.run_folder, trained, targets, asked, found)
     print_evaluation(evaluation)
     path = arguments.json or arguments.run_folder / "evaluation.json"
     path.write_text(evaluation.model_dump_json(indent=1) + "\n")
@@ -132,14 +137,14 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 def run_export(arguments: argparse.Namespace) -> None:
     from training.checkpoint import load_trained
     from training.export import Export, export
-    from training.postprocessors import REGISTRY
+    from training.postprocessors import EXPORTED
 
     trained = load_trained(arguments.run_folder)
     asked = Export(
         name=arguments.name,
         models_dir=arguments.models_dir,
         version=arguments.version,
-        postprocessors=arguments.postprocessors or tuple(REGISTRY),
+        postprocessors=keys(arguments.postprocessors) or EXPORTED,
         default_postprocessor=arguments.default_postprocessor,
         alpha=arguments.alpha,
         delta=arguments.delta,
@@ -150,7 +155,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     print(f"the bundle is in {export(arguments.run_folder, trained, targets, asked, found)}")
 
 
-def add_targets(parser: argparse.ArgumentParser) -> None:
+def add_targets(parser: argparse.ArgumentParser, scores: str) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a training run")
     parser.add_argument("--benchmark", help="OpenOOD v1.5's sets: cifar10, cifar100, imagenet200 or imagenet1k")
     parser.add_argument("--root", type=Path, default=Path("data"), help="where the benchmark's sets lie (default data)")
@@ -159,7 +164,7 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shifted", action="append", default=[], metavar="NAME=PLACE", help="ID classes under covariate shift; repeatable")
     parser.add_argument("--ood-validation", metavar="PLACE", help="OOD pictures for the search and the release gate (there, default: shuffled ID)")
     parser.add_argument("--search", action="store_true", help="choose each score's hyper-parameters on OOD validation pictures, as OpenOOD's APS")
-    parser.add_argument("--postprocessors", nargs="+", metavar="KEY", help="scores; default all")
+    parser.add_argument("--postprocessors", nargs="+", default=[], metavar="KEY", help=f"scores, separated by spaces or commas; default {scores}")
 
 
 def build_parser(preset: str = "cifar") -> argparse.ArgumentParser:
@@ -174,11 +179,11 @@ def build_parser(preset: str = "cifar") -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the run's last.pt, to the same result")
     train.set_defaults(run=run_train)
     evaluate = commands.add_parser("evaluate", help="evaluate every score of a run on OOD sets")
-    add_targets(evaluate)
+    add_targets(evaluate, "all but odin and iodin, which need the pictures and four times as long")
     evaluate.add_argument("--json", type=Path, help="where to write the table (default RUN/evaluation.json)")
     evaluate.set_defaults(run=run_evaluate)
     export = commands.add_parser("export", help="write a calibrated bundle that the service can load")
-    add_targets(export)
+    add_targets(export, "the ten of the README")
     export.add_argument("--name", required=True, help="the bundle's name, e.g. cifar10-resnet18")
     export.add_argument("--models-dir", type=Path, default=Path("models"), help="where bundles lie (default models)")
     export.add_argument("--version", type=int, help="default: one more than the newest")

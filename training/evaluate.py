@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from service.bundle.decision import STANDARD_ALPHAS, Guarantee, TooFewCalibrationImages, open_gate
 from service.bundle.evaluation import (
@@ -22,11 +23,13 @@ from service.bundle.evaluation import (
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
-from training.features import FeatureCache
+from training.data import load
+from training.features import BATCH, FeatureCache
 from training.metrics import accuracy, expected_calibration_error, mean_separation, separation
 from training.parts import Parts, open_parts
-from training.postprocessors import REGISTRY, Outputs, Postprocessor
+from training.postprocessors import EVALUATED_ONLY, REGISTRY, GradientScore, Outputs, Postprocessor
 from training.probabilities import Probabilities
+from training.sources import Source
 
 Array = NDArray[Any]
 
@@ -77,8 +80,8 @@ def fit(trained: Trained, parts: Parts, cache: FeatureCache, keys: Sequence[str]
 
 def check_known(keys: Sequence[str]) -> None:
     for key in keys:
-        if key not in REGISTRY:
-            raise TrainingError(f"post-processor {key!r} is not known; known are {', '.join(REGISTRY)}")
+        if key not in (*REGISTRY, *EVALUATED_ONLY):
+            raise TrainingError(f"post-processor {key!r} is not known; known are {', '.join((*REGISTRY, *EVALUATED_ONLY))}")
 
 
 @torch.inference_mode()
@@ -87,6 +90,22 @@ def score(postprocessor: Postprocessor, outputs: Outputs) -> Array:
     chunks = zip(outputs.features.split(4096), outputs.logits.split(4096), strict=True)
     scores: Array = torch.cat([postprocessor(features, logits) for features, logits in chunks]).numpy()
     return scores
+
+
+def score_pictures(trained: Trained, source: Source, what: str, scores: Mapping[str, GradientScore]) -> dict[str, Array]:
+    """Scores (N,) that need the pictures themselves: nothing of a set is read if there are none."""
+    if not scores:
+        return {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = trained.network.eval().to(device)
+    pictures = load(source, trained.recipe.input, what, trained.recipe.skip_unreadable)
+    found: dict[str, list[torch.Tensor]] = {key: [] for key in scores}
+    order = torch.arange(len(pictures)).split(BATCH)
+    for images, _ in tqdm(pictures.batches(order), f"{', '.join(scores)} on {what}", len(order), leave=False, disable=None):
+        for key, entry in scores.items():
+            found[key].append(entry(network, images.to(device)).cpu())
+    network.cpu()
+    return {key: torch.cat(parts).numpy() for key, parts in found.items()}
 
 
 def summarise(
@@ -145,25 +164,28 @@ def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str],
 
     found: the search whose choices the scores are fitted with.
     """
-    cache = FeatureCache(run, trained)
-    fitted = fit(trained, open_parts(trained.recipe), cache, keys, choices(found))
-    inside = cache.outputs("ID test", targets.id_test)
-    answers = answer(fitted, inside)
-    ood_scores = {name: answer(fitted, cache.outputs(name, source)).scores for name, source in targets.sources.items()}
-    shifted = {name: answer(fitted, cache.outputs(name, source)) for name, source in targets.shifted.items()}
-    table = summarise(answers.scores, ood_scores, targets.ood_sets)
-    raw = inside.logits.softmax(dim=1).numpy()
-    return conclude(targets, answers.labels, answers.probabilities, raw, table, full_spectrum(targets, answers, shifted, ood_scores), found)
+    cache, chosen = FeatureCache(run, trained), choices(found)
+    gradients = {key: EVALUATED_ONLY[key](**chosen.get(key, {})) for key in keys if key in EVALUATED_ONLY}
+    fitted = fit(trained, open_parts(trained.recipe), cache, [key for key in keys if key not in gradients], chosen)
+
+    def answers(name: str, source: Source) -> Answers:
+        outputs = cache.outputs(name, source)
+        scores = {key: score(postprocessor, outputs) for key, postprocessor in fitted.postprocessors.items()}
+        scores |= score_pictures(trained, source, name, gradients)
+        with torch.inference_mode():
+            served = fitted.probabilities(outputs.logits).numpy()
+        return Answers(outputs.labels.numpy(), served, {key: scores[key] for key in keys})
+
+    inside = answers("ID test", targets.id_test)
+    ood_scores = {name: answers(name, source).scores for name, source in targets.sources.items()}
+    shifted = {name: answers(name, source) for name, source in targets.shifted.items()}
+    table = summarise(inside.scores, ood_scores, targets.ood_sets)
+    raw = cache.outputs("ID test", targets.id_test).logits.softmax(dim=1).numpy()
+    return conclude(targets, inside.labels, inside.probabilities, raw, table, full_spectrum(targets, inside, shifted, ood_scores), found)
 
 
 def choices(found: Search | None) -> dict[str, dict[str, Hyperparameter]]:
     return {key: choice.hyperparameters for key, choice in found.choices.items()} if found else {}
-
-
-@torch.inference_mode()
-def answer(fitted: Fitted, outputs: Outputs) -> Answers:
-    scores = {key: score(postprocessor, outputs) for key, postprocessor in fitted.postprocessors.items()}
-    return Answers(outputs.labels.numpy(), fitted.probabilities(outputs.logits).numpy(), scores)
 
 
 def conclude(

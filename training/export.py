@@ -37,7 +37,7 @@ from training.features import FeatureCache
 from training.graph import Graph, to_onnx
 from training.halves import round_weights
 from training.parts import open_parts
-from training.postprocessors import REGISTRY
+from training.postprocessors import EVALUATED_ONLY, EXPORTED
 from training.release import check_parity, check_scores, shuffled_patches
 from training.sources import Source
 
@@ -54,7 +54,7 @@ class Export:
     name: str
     models_dir: Path = Path("models")
     version: int | None = None
-    postprocessors: Sequence[str] = tuple(REGISTRY)
+    postprocessors: Sequence[str] = EXPORTED
     default_postprocessor: str = "msp"
     alpha: float = 0.05
     delta: float = 0.05
@@ -130,6 +130,9 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
 
 def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:
     """Where the bundle goes, and its manifest as far as it is known beforehand; refuses early what cannot end well."""
+    for key in asked.postprocessors:
+        if key in EVALUATED_ONLY:
+            raise TrainingError(f"{key} needs the gradient with respect to the picture, which no exported graph computes: it can only be evaluated")
     if asked.default_postprocessor not in asked.postprocessors:
         raise TrainingError(f"the default post-processor {asked.default_postprocessor!r} is not among {', '.join(asked.postprocessors)}")
     version = asked.version or max(find_versions(asked.models_dir).get(asked.name, {0: None})) + 1

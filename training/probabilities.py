@@ -1,13 +1,12 @@
 """Which probabilities are shown: the softmax that is calibrated for the loss the network was trained with."""
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from training.boundary import scaled_logits, weight_distances
 from training.config import LossName
 from training.losses import LOGITNORM_TAU
 from training.postprocessors import Outputs
+from training.temperature import fit_temperature
 
 
 class Probabilities(nn.Module):
@@ -26,18 +25,7 @@ class Probabilities(nn.Module):
 
     def fit(self, validation: Outputs, head: nn.Linear) -> None:
         self.register_buffer("distances", weight_distances(head.weight.detach()))
-        scaled = self.scaled(validation.logits).double()
-        log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(scaled / log_temperature.exp(), validation.labels)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-        self.register_buffer("temperature", log_temperature.detach().exp().float())
+        self.register_buffer("temperature", fit_temperature(self.scaled(validation.logits), validation.labels))
 
     def scaled(self, logits: Tensor) -> Tensor:
         if self.loss == "elogitnorm":

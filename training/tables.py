@@ -8,6 +8,7 @@ from rich.table import Table
 
 from service.bundle.evaluation import Evaluation, PostprocessorEvaluation
 
+COLUMNS = 10
 METRICS = (("mean", "auroc"), ("FPR95, OOD caught", "fpr95_ood_caught"), ("FPR95, ID kept", "fpr95_id_kept"))
 
 
@@ -21,7 +22,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         f"{evaluation.id_images} ID pictures{partial}: accuracy {evaluation.accuracy:.2%}, "
         f"ECE {evaluation.ece:.2%} as served, {evaluation.ece_raw:.2%} of softmax(f)"
     )
-    console.print(separations(evaluation, evaluation.postprocessors, "AUROC in %, OOD positive", evaluation.incomplete()))
+    print_separations(console, evaluation, evaluation.postprocessors, "AUROC in %, OOD positive", evaluation.incomplete())
     spectrum = evaluation.full_spectrum
     if spectrum is None:
         return
@@ -31,7 +32,15 @@ def print_evaluation(evaluation: Evaluation) -> None:
         stars |= {"near", "far"} if short else set()
         parts.append(f"{name}{'*' * short} {about.images}" + (f" ({about.accuracy:.2%})" if about.accuracy is not None else " (absent)"))
     console.print(f"full spectrum: accuracy {spectrum.accuracy:.2%} with the shifted sets as ID: {', '.join(parts)}")
-    console.print(separations(evaluation, spectrum.postprocessors, "AUROC in %, full spectrum", stars))
+    print_separations(console, evaluation, spectrum.postprocessors, "AUROC in %, full spectrum", stars)
+
+
+def print_separations(
+    console: Console, evaluation: Evaluation, postprocessors: Mapping[str, PostprocessorEvaluation], title: str, stars: frozenset[str]
+) -> None:
+    every = list(postprocessors)
+    for keys in (every[i : i + COLUMNS] for i in range(0, len(every), COLUMNS)):
+        console.print(separations(evaluation, {key: postprocessors[key] for key in keys}, title, stars))
 
 
 def separations(evaluation: Evaluation, postprocessors: Mapping[str, PostprocessorEvaluation], title: str, stars: frozenset[str]) -> Table:

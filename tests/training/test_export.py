@@ -13,14 +13,14 @@ from training.data import load
 from training.export import Export, export
 from training.halves import round_weights
 from training.parts import open_parts
-from training.postprocessors import REGISTRY
+from training.postprocessors import EXPORTED
 from training.release import ReleaseRefused, check_parity, check_scores, shuffled_patches
 
 
 def test_the_bundle_is_complete_and_passes_the_services_checks(bundle_folder: Path) -> None:
     bundle = load_bundle(bundle_folder)
     Runtime(bundle, "cpu").check_golden()
-    assert bundle.manifest.postprocessors == tuple(REGISTRY)
+    assert bundle.manifest.postprocessors == EXPORTED
     assert bundle.manifest.classes == ("blue", "green", "red")
     assert len(bundle.golden.images) == 32
 
@@ -37,7 +37,7 @@ def test_calibration_is_the_graphs_own_answer_to_the_calibration_part(bundle_fol
 
 def test_the_evaluation_holds_every_score_and_what_each_threshold_did(bundle_folder: Path) -> None:
     evaluation = load_bundle(bundle_folder).evaluation
-    assert set(evaluation.postprocessors) == set(REGISTRY)
+    assert set(evaluation.postprocessors) == set(EXPORTED)
     assert evaluation.accuracy > 0.9
     for entry in evaluation.postprocessors.values():
         assert entry.far == entry.sets["mixtures"]
@@ -64,6 +64,7 @@ def test_a_version_is_never_overwritten_and_the_next_is_one_more(bundle_folder: 
     [
         ({"postprocessors": ("msp", "nonsense")}, "'nonsense' is not known"),
         ({"postprocessors": ("mls",)}, "'msp' is not among mls"),
+        ({"postprocessors": ("msp", "iodin")}, "iodin needs the gradient with respect to the picture, .* can only be evaluated"),
         ({"alpha": 0.01, "postprocessors": ("msp",)}, "needs at least 299 calibration pictures, .* leaves 60"),
     ],
 )

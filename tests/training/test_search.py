@@ -72,7 +72,7 @@ def test_the_choice_has_the_best_auroc_of_id_validation_against_ood_validation(t
 
 
 def test_the_search_is_deterministic(trained_run: Path, targets: Targets) -> None:
-    keys = tuple(REGISTRY)
+    keys = ("gen", "react", "scale", "knn", "vra", "vim", "odin")
     assert run_search(trained_run, targets, *keys) == run_search(trained_run, targets, *keys)
 
 
@@ -85,8 +85,8 @@ def test_combinations_that_cannot_be_used_are_left_out_and_counted(
     assert choice.hyperparameters["idle"] == "a"
     assert "best of 4, 4 left out" in capsys.readouterr().out
     monkeypatch.setattr(Toy, "sweep", {"good": (-1.0, -2.0)})
-    with pytest.raises(TrainingError, match="toy: not one of 2 combinations can be used: good is negative"):
-        run_search(trained_run, targets, "toy")
+    assert run_search(trained_run, targets, "toy").choices == {}
+    assert "toy keeps its defaults: not one of 2 combinations can be used: good is negative" in capsys.readouterr().out
 
 
 def test_a_search_without_ood_validation_pictures_is_refused(trained_run: Path, targets: Targets) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from training.boundary import boundary_distance, weight_distances
 from training.postprocessors.base import Outputs, Postprocessor
+from training.postprocessors.moments import mean
 
 
 class Fdbd(Postprocessor):
@@ -26,7 +27,7 @@ class Fdbd(Postprocessor):
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
         self.register_buffer("distances", weight_distances(head.weight.detach()))
-        self.register_buffer("mean", (self.centre * train.features.double().mean(dim=0)).float())
+        self.register_buffer("mean", (self.centre * mean(train.features)).float())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         return -boundary_distance(logits, self.distances) / (features - self.mean).norm(dim=1).clamp_min(1e-12)

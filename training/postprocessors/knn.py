@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from training.postprocessors.bank import balanced_rows, unit_length
 from training.postprocessors.base import Outputs, Postprocessor
 
 
@@ -27,10 +27,7 @@ class Knn(Postprocessor):
         self.bank = bank
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
-        classes = train.labels.unique()
-        each = max(1, self.bank // len(classes))
-        order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
-        chosen = torch.cat([order[train.labels[order] == label][:each] for label in classes])
+        chosen = balanced_rows(train.labels, self.bank)
         if len(chosen) < self.k:
             raise ValueError(f"knn needs at least k = {self.k} training features, the bank has {len(chosen)}")
         self.register_buffer("rows", unit_length(train.features[chosen]).T.contiguous())
@@ -38,8 +35,3 @@ class Knn(Postprocessor):
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         similarity = unit_length(features) @ self.rows
         return 2 - 2 * similarity.topk(self.k, dim=1).values[:, -1]
-
-
-def unit_length(features: Tensor) -> Tensor:
-    """Rows (N, D) divided by their norms; a row of zeros stays one."""
-    return features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from training.postprocessors.base import Outputs, Postprocessor
+from training.postprocessors.percentile import percentile
 
 
 class React(Postprocessor):
@@ -23,12 +23,7 @@ class React(Postprocessor):
         self.percentile = percentile
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
-        activations = validation.features.flatten().double().sort().values
-        # torch.quantile refuses more than 16 million values.
-        position = self.percentile / 100 * (len(activations) - 1)
-        low = int(position)
-        high = min(low + 1, len(activations) - 1)
-        self.register_buffer("threshold", torch.lerp(activations[low], activations[high], position - low).float())
+        self.register_buffer("threshold", percentile(validation.features, self.percentile).float())
         self.register_buffer("weight", head.weight.detach().T.clone())
         self.register_buffer("bias", head.bias.detach().clone())
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from training.postprocessors.base import Outputs, Postprocessor
+from training.postprocessors.moments import between_classes, class_means, within_classes
 
 
 class Rmds(Postprocessor):
@@ -22,18 +23,14 @@ class Rmds(Postprocessor):
     constant: Tensor
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
-        features = train.features.double()
-        mean = features.mean(dim=0)
-        centred = features - mean
-        classes = train.labels.unique()
-        means = torch.stack([centred[train.labels == label].mean(dim=0) for label in classes])
-        residuals = centred - means[torch.searchsorted(classes, train.labels)]
-        within = precision(residuals.T @ residuals / len(features))
-        overall = precision(centred.T @ centred / len(features))
+        classes = class_means(train.features, train.labels)
+        means = classes.means - classes.overall
+        covariance = within_classes(train.features, classes)
+        within, overall = precision(covariance), precision(covariance + between_classes(classes))
         values, vectors = torch.linalg.eigh(within - overall)
         # More than C - 1, and some below zero, only where there are too few features for a covariance of full rank.
         kept = values.abs() > 1e-9 * values.abs().max()
-        self.register_buffer("mean", mean.float())
+        self.register_buffer("mean", classes.overall.float())
         self.register_buffer("squares", (vectors[:, kept] * values[kept].abs().sqrt()).float())
         self.register_buffer("signs", values[kept].sign().float())
         self.register_buffer("linear", (-2 * within @ means.T).float())

@@ -1,0 +1,113 @@
+"""Weight perturbations of the class projections. Granz et al., WeiPer, NeurIPS 2024, arXiv 2405.17164: its WeiPer+KLD."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from training.postprocessors.base import Outputs, Postprocessor
+
+CHUNK = 512
+FLOOR, FLOOR_PERTURBED = 0.01, 0.025
+
+
+class Histogram(nn.Module):
+    """How unlike an image's values are to all training values: symmetric Kullback-Leibler divergence of their histograms.
+
+    Each value is shared by the two nearest bins (linear binning), and values beyond the training ones count in the outermost:
+    in the authors' bins a value on an edge would jump with the last bit of a matrix product.
+    """
+
+    low: Tensor
+    scale: Tensor
+    smooth: Tensor
+    typical: Tensor
+
+    def __init__(self, bins: int, smoothing: int, floor: float) -> None:
+        super().__init__()
+        self.bins = bins
+        self.floor = floor
+        # A moving average over `smoothing` bins, the outermost repeated: one matrix.
+        before = (smoothing - 1) // 2
+        padded = torch.arange(-before, bins + smoothing - 1 - before).clamp(0, bins - 1)
+        smooth = torch.zeros(bins, bins)
+        for i in range(bins):
+            smooth[:, i] = padded[i : i + smoothing].bincount(minlength=bins) / smoothing
+        self.register_buffer("smooth", smooth)
+
+    def fit(self, parts: Callable[[], Iterable[Tensor]]) -> None:
+        """Learns from values (N, V) that `parts` gives anew, in chunks, each time it is called: twice."""
+        ranges = [torch.stack(part.aminmax()) for part in parts()]
+        low, high = torch.stack(ranges)[:, 0].amin(), torch.stack(ranges)[:, 1].amax()
+        self.register_buffer("low", low)
+        self.register_buffer("scale", self.bins / (high - low).clamp_min(1e-12))
+        typical = torch.stack([self.shares(part).double().sum(dim=0) for part in parts()]).sum(dim=0).float()
+        self.register_buffer("typical", self.floored(typical / typical.sum()))
+
+    def shares(self, values: Tensor) -> Tensor:
+        """(N, V) -> the share of each bin, (N, bins)."""
+        places = ((values - self.low) * self.scale - 0.5).clamp(0, self.bins - 1)
+        left = places.floor().clamp_max(self.bins - 2)
+        right_share = places - left
+        empty = torch.zeros_like(values[:, :1]).repeat(1, self.bins)
+        index = left.long()
+        counts = empty.scatter_add(1, index, 1 - right_share).scatter_add(1, index + 1, right_share)
+        return counts / values.shape[1]
+
+    def floored(self, shares: Tensor) -> Tensor:
+        shares = shares + self.floor
+        return shares / shares.sum(dim=-1, keepdim=True)
+
+    def forward(self, values: Tensor) -> Tensor:
+        shares = self.floored(self.shares(values) @ self.smooth)
+        return ((shares - self.typical) * (shares / self.typical).log()).sum(dim=1)
+
+
+class Weiper(Postprocessor):
+    """KL(features) + lambda_1 KL(perturbed logits) - lambda_2 MSP, each KL that of the image's histogram to the training one.
+
+    Perturbed logits: those of `repeats` heads whose rows are moved by `distance` times their norm in random directions, drawn
+    by a fixed seed; MSP is the mean over them. The defaults are the authors' for CIFAR-10. Costs `repeats` products of D x C per
+    image and as many weights: 2 MB for CIFAR-10's ResNet-18, 800 MB for ImageNet's ResNet-50.
+    """
+
+    key = "weiper"
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        lambda_1: float = 2.5,
+        lambda_2: float = 0.1,
+        distance: float = 1.8,
+        repeats: int = 100,
+        bins: int = 100,
+        smoothing: int = 20,
+        smoothing_perturbed: int = 20,
+    ) -> None:
+        super().__init__()
+        self.lambda_1 = lambda_1
+        self.lambda_2 = lambda_2
+        self.distance = distance
+        self.repeats = repeats
+        self.of_features = Histogram(bins, smoothing, FLOOR)
+        self.of_logits = Histogram(bins, smoothing_perturbed, FLOOR_PERTURBED)
+
+    def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
+        weight = head.weight.detach().repeat(self.repeats, 1)
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        weight += self.distance * weight.norm(dim=1, keepdim=True) * noise / noise.norm(dim=1, keepdim=True)
+        self.register_buffer("weight", weight.T.contiguous())
+        self.register_buffer("bias", head.bias.detach().repeat(self.repeats))
+        parts = train.features.split(CHUNK)
+        self.of_features.fit(lambda: parts)
+        self.of_logits.fit(lambda: (self.perturbed(part) for part in parts))
+
+    def perturbed(self, features: Tensor) -> Tensor:
+        """(N, D) -> the logits of all perturbed heads, one after the other, (N, repeats x C)."""
+        return features @ self.weight + self.bias
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        perturbed = self.perturbed(features)
+        sure = perturbed.unflatten(1, (self.repeats, -1)).softmax(dim=2).amax(dim=2).mean(dim=1)
+        return self.of_features(features) + self.lambda_1 * self.of_logits(perturbed) - self.lambda_2 * sure
