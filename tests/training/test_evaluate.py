@@ -93,7 +93,7 @@ def test_a_run_can_be_evaluated_on_shifted_pictures_of_ones_own(
     assert "full spectrum: accuracy" in capsys.readouterr().out
     assert Evaluation.model_validate_json((tmp_path / "table.json").read_bytes()).full_spectrum
     with pytest.raises(SystemExit, match=r"the shifted set wrong at .* needs the classes of the ID test set: blue, green, red"):
-        main([*words, "--shifted", f"wrong={blobs / 'red'}"])
+        main([*words, "--shifted", f"wrong={blobs.parent}"])
 
 
 def test_the_command_prints_the_table_and_writes_it(trained_run: Path, mixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
