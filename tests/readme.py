@@ -71,6 +71,19 @@ def gate() -> str:
     return table("batch | logits alone, ms | with ten scores, ms | ratio", rows)
 
 
+def scoring() -> str:
+    """What `benchmarks/scoring.py` measured."""
+    measured = json.loads((RESULTS / "scoring.json").read_text())
+    shared, every, fits = measured["shared"], measured["all"], measured["fits"]
+    rows = [
+        (f"the {shared['count']} scores that pytorch-ood has, there", f"{shared['theirs_s']:.1f}", ""),
+        ("the same here", f"{shared['ours_s']:.1f}, {shared['ratio']:.1f} times faster", ""),
+        (f"all {every['count']} here", f"{every['ours_s']:.1f}", f"{measured['memory']['peak_mb']:.0f}"),
+        ("fitting them all on 100,000 x 2048", f"{sum(fits['seconds'].values()):.0f}", f"{fits['peak_mb']:.0f}"),
+    ]
+    return table("100,000 x 512 features | CPU seconds | peak memory, MB", rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "errors": errors,
@@ -78,6 +91,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "results": results,
     "promise": promise,
     "gate": gate,
+    "scoring": scoring,
 }
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from training.postprocessors.base import Outputs, Postprocessor
-from training.postprocessors.moments import CHUNK
+from training.postprocessors.moments import chunks
 from training.postprocessors.subspace import null_space, origin
 
 
@@ -31,8 +30,7 @@ class Vim(Postprocessor):
         centre = origin(head)
         directions = null_space(self.key, train.features, centre, self.dim)
         shift = centre @ directions
-        parts = train.features.split(CHUNK)
-        residual = torch.stack([(part.double() @ directions - shift).norm(dim=1).sum() for part in parts]).sum()
+        residual = sum((part @ directions - shift).norm(dim=1).sum().item() for part in chunks(train.features))
         alpha = train.logits.amax(dim=1).double().sum() / residual
         self.register_buffer("directions", (alpha * directions).float())
         self.register_buffer("shift", (alpha * shift).float())

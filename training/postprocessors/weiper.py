@@ -37,12 +37,16 @@ class Histogram(nn.Module):
 
     def fit(self, parts: Callable[[], Iterable[Tensor]]) -> None:
         """Learns from values (N, V) that `parts` gives anew, in chunks, each time it is called: twice."""
-        ranges = [torch.stack(part.aminmax()) for part in parts()]
-        low, high = torch.stack(ranges)[:, 0].amin(), torch.stack(ranges)[:, 1].amax()
-        self.register_buffer("low", low)
-        self.register_buffer("scale", self.bins / (high - low).clamp_min(1e-12))
-        typical = torch.stack([self.shares(part).double().sum(dim=0) for part in parts()]).sum(dim=0).float()
-        self.register_buffer("typical", self.floored(typical / typical.sum()))
+        low, high = float("inf"), -float("inf")
+        for part in parts():
+            low, high = min(low, part.min().item()), max(high, part.max().item())
+        self.register_buffer("low", torch.tensor(low))
+        self.register_buffer("scale", torch.tensor(self.bins / max(high - low, 1e-12)))
+        # Added up in place: many small tensors kept between the large ones of each chunk would leave holes all over the heap.
+        typical = torch.zeros(self.bins, dtype=torch.float64)
+        for part in parts():
+            typical += self.shares(part).sum(dim=0)
+        self.register_buffer("typical", self.floored((typical / typical.sum()).float()))
 
     def shares(self, values: Tensor) -> Tensor:
         """(N, V) -> the share of each bin, (N, bins)."""
