@@ -8,10 +8,12 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.config import Recipe, TrainingError, default_run_folder
+from training.config import PRESETS, Recipe, TrainingError, default_run_folder
 
 if typing.TYPE_CHECKING:
+    from service.bundle.evaluation import Search
     from training.benchmarks import Targets
+    from training.checkpoint import Trained
 
 HELP = {
     "data": "a folder with a directory per class (or train/ val/ test/ of such), Parquet, or a torchvision set by name",
@@ -19,6 +21,7 @@ HELP = {
     "loss": "ce, logitnorm (tau 0.04) or elogitnorm",
     "network": "resnet18_32x32, airbench_32x32 (learns in few epochs), or torchvision's at 224",
     "width": "channels of the first stage of the networks at 32 pixels",
+    "size": "side of the network's input in pixels; default 32 or 224, as the network's name says",
     "pretrained": "start from torchvision's ImageNet weights",
     "initial": "run whose network to go on from, instead of random weights: fine-tuning",
     "epochs": "passes over the training pictures",
@@ -29,6 +32,9 @@ HELP = {
     "momentum": "Nesterov momentum",
     "weight_decay": "on all parameters, the head included: with ELogitNorm it sets the temperature",
     "augmentation": "default: crop-flip at 32 pixels, resized-crop-flip at 224",
+    "randaugment": "operations that RandAugment does to each picture; the OpenOOD leaderboard has 1, on ImageNet-1k 2",
+    "randaugment_magnitude": "of RandAugment's operations, from 0 to 30; there 14, on ImageNet-200 10, on ImageNet-1k 9",
+    "regmixup": "alpha of RegMixup; the OpenOOD leaderboard has 20 for CIFAR-10 and 10 for the others; 0 is without",
     "calibration_share": "of the training pictures, held out for the thresholds",
     "calibration_limit": "at most this many are held out for the thresholds",
     "validation_share": "of the training pictures, where the data has no validation part",
@@ -46,7 +52,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         flag, kind = "--" + field.name.replace("_", "-"), hints[field.name]
         required = field.default is dataclasses.MISSING
         if kind is bool:
-            parser.add_argument(flag, action="store_true", help=HELP[field.name])
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=False, help=HELP[field.name])
             continue
         options = [part for part in typing.get_args(kind) if part is not type(None)]
         choices = next((typing.get_args(part) for part in options if typing.get_args(part)), None) or (
@@ -95,19 +101,33 @@ def open_targets(arguments: argparse.Namespace, recipe: Recipe) -> "Targets":
     if arguments.benchmark:
         return open_benchmark(arguments.benchmark, arguments.root)
     parts = open_parts(recipe)
-    near, far = named_places(arguments.near), named_places(arguments.far)
+    near, far, shifted = named_places(arguments.near), named_places(arguments.far), named_places(arguments.shifted)
     test, name = (parts.test, f"the test part of {recipe.data}") if parts.test else (parts.validation, f"the validation part of {recipe.data}")
-    return open_own(test, name, arguments.ood_validation, near, far)
+    return open_own(test, name, arguments.ood_validation, near, far, shifted)
+
+
+def run_search(arguments: argparse.Namespace, trained: "Trained", targets: "Targets", keys: Sequence[str]) -> "Search | None":
+    """What --search chooses, or None without it."""
+    if not arguments.search:
+        return None
+    from training.features import FeatureCache
+    from training.parts import open_parts
+    from training.search import search
+
+    return search(trained, open_parts(trained.recipe), FeatureCache(arguments.run_folder, trained), targets, keys)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     from training.checkpoint import load_trained
-    from training.evaluate import evaluate, print_evaluation
+    from training.evaluate import evaluate
     from training.postprocessors import REGISTRY
+    from training.tables import print_evaluation
 
     trained = load_trained(arguments.run_folder)
     targets = open_targets(arguments, trained.recipe)
-    evaluation = evaluate(arguments.run_folder, trained, targets, keys(arguments.postprocessors) or tuple(REGISTRY))
+    asked = keys(arguments.postprocessors) or tuple(REGISTRY)
+    found = run_search(arguments, trained, targets, asked)
+    evaluation = evaluate(arguments.run_folder, trained, targets, asked, found)
     print_evaluation(evaluation)
     path = arguments.json or arguments.run_folder / "evaluation.json"
     path.write_text(evaluation.model_dump_json(indent=1) + "\n")
@@ -130,24 +150,31 @@ def run_export(arguments: argparse.Namespace) -> None:
         delta=arguments.delta,
         weights=arguments.weights,
     )
-    print(f"the bundle is in {export(arguments.run_folder, trained, open_targets(arguments, trained.recipe), asked)}")
+    targets = open_targets(arguments, trained.recipe)
+    found = run_search(arguments, trained, targets, asked.postprocessors)
+    print(f"the bundle is in {export(arguments.run_folder, trained, targets, asked, found)}")
 
 
 def add_targets(parser: argparse.ArgumentParser, scores: str) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a training run")
-    parser.add_argument("--benchmark", help="OpenOOD v1.5's sets for this ID set, e.g. cifar10")
+    parser.add_argument("--benchmark", help="OpenOOD v1.5's sets: cifar10, cifar100, imagenet200 or imagenet1k")
     parser.add_argument("--root", type=Path, default=Path("data"), help="where the benchmark's sets lie (default data)")
     parser.add_argument("--near", action="append", default=[], metavar="NAME=PLACE", help="a near-OOD set of your own; repeatable")
     parser.add_argument("--far", action="append", default=[], metavar="NAME=PLACE", help="a far-OOD set of your own; repeatable")
-    parser.add_argument("--ood-validation", metavar="PLACE", help="OOD pictures for the release gate; default: shuffled ID pictures")
+    parser.add_argument("--shifted", action="append", default=[], metavar="NAME=PLACE", help="ID classes under covariate shift; repeatable")
+    parser.add_argument("--ood-validation", metavar="PLACE", help="OOD pictures for the search and the release gate (there, default: shuffled ID)")
+    parser.add_argument("--search", action="store_true", help="choose each score's hyper-parameters on OOD validation pictures, as OpenOOD's APS")
     parser.add_argument("--postprocessors", nargs="+", default=[], metavar="KEY", help=f"scores, separated by spaces or commas; default {scores}")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(preset: str = "cifar") -> argparse.ArgumentParser:
+    """The command line; a preset changes the defaults of `train`."""
     parser = argparse.ArgumentParser("oodgate-training", description="Train, evaluate and export image classifiers that can say no.")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a network; the defaults are the paper's recipe")
     add_recipe(train)
+    train.add_argument("--preset", choices=PRESETS, default="cifar", help="the paper's recipe for such a set; flags change it (default cifar)")
+    train.set_defaults(**PRESETS[preset])
     train.add_argument("--out", type=Path, help="folder of the run (default runs/<data>-<network>-<loss>-s<seed>)")
     train.add_argument("--resume", action="store_true", help="go on from the run's last.pt, to the same result")
     train.set_defaults(run=run_train)
@@ -170,6 +197,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
+    if "preset" in arguments:
+        arguments = build_parser(arguments.preset).parse_args(argv)
     try:
         arguments.run(arguments)
     except TrainingError as exc:

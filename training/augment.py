@@ -6,6 +6,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from training.randaugment import randaugment
+
 Augmentation = Literal["crop-flip", "resized-crop-flip", "none"]
 
 
@@ -44,10 +46,12 @@ def resized_crop(images: Tensor, size: int, generator: Generator) -> Tensor:
     return cut.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
 
-def augment(images: Tensor, kind: Augmentation, size: int, generator: Generator) -> Tensor:
-    """One batch for training, (N, H, W, 3) -> (N, size, size, 3); random numbers from a CPU generator, so resumable."""
-    if kind == "crop-flip":
-        return flip(crop(images, generator), generator)
+def augment(images: Tensor, kind: Augmentation, size: int, generator: Generator, operations: int = 0, magnitude: int = 0) -> Tensor:
+    """One batch for training, (N, H, W, 3) -> (N, size, size, 3); random numbers from a CPU generator, so resumable.
+
+    operations, magnitude: RandAugment's. As OpenOOD has it, it comes before a crop and after a resized crop.
+    """
     if kind == "resized-crop-flip":
-        return flip(resized_crop(images, size, generator), generator)
-    return images
+        return randaugment(flip(resized_crop(images, size, generator), generator), operations, magnitude, generator)
+    images = randaugment(images, operations, magnitude, generator)
+    return flip(crop(images, generator), generator) if kind == "crop-flip" else images

@@ -5,50 +5,106 @@ its count; stand-ins are shown under their own names and never averaged.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from service.bundle.evaluation import Group, OodSet
+import numpy as np
+
+from service.bundle.evaluation import Group, OodSet, ShiftedSet
 from training.config import TrainingError
+from training.corruptions import corrupted
 from training.sources import Source, open_source
+
+LISTS = "benchmark_imglist"
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One OOD set of a benchmark. `where` is relative to the data folder."""
+    """One set of a benchmark: OpenOOD's image list of it, and where else it may lie, both below the data folder.
+
+    expected: pictures of the list. resize: the shorter side to bring pictures to, where that is not the network's own.
+    """
 
     name: str
-    group: Group
     expected: int | None
-    where: str
+    imglist: str | None
+    elsewhere: str
+    resize: int | None = None
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The sets of one ID set; places are relative to the data folder."""
+    """The sets of one ID set. `shifted` are ID classes under covariate shift, of the full spectrum."""
 
-    id_test: str
-    id_expected: int
-    ood_validation: str
-    sets: tuple[Listed, ...]
+    id_test: Listed
+    ood_validation: Listed
+    near: tuple[Listed, ...]
+    far: tuple[Listed, ...]
+    shifted: tuple[Listed, ...] = ()
+    stand_ins: tuple[Listed, ...] = ()
+
+    @property
+    def ood(self) -> dict[str, tuple[Group, Listed]]:
+        groups: dict[Group, tuple[Listed, ...]] = {"near": self.near, "far": self.far, "stand-in": self.stand_ins}
+        return {entry.name: (group, entry) for group, entries in groups.items() for entry in entries}
 
 
-BENCHMARKS = {
-    "cifar10": Benchmark(
-        id_test="cifar10/test.parquet#openood_cifar10=test",
-        id_expected=9000,
-        ood_validation="tiny-imagenet/validation.parquet#openood_cifar10=val",
-        sets=(
-            Listed("cifar100", "near", 9000, "cifar100/test.parquet#openood_cifar10=test"),
-            Listed("tiny-imagenet", "near", 7793, "tiny-imagenet/validation.parquet#openood_cifar10=test"),
-            Listed("mnist", "far", 70000, "mnist"),
-            Listed("svhn", "far", 26032, "svhn"),
-            Listed("textures", "far", 5640, "textures"),
-            Listed("places365", "far", 35195, "places365"),
-            Listed("miniplaces", "stand-in", None, "miniplaces/sample.parquet#openood_cifar10=test"),
-            Listed("chars74k", "stand-in", None, "chars74k/streetview.parquet"),
+def cifar(name: str, other: str, tiny: tuple[int, int], near: int, places: int, **more: tuple[Listed, ...]) -> Benchmark:
+    """CIFAR-10's and CIFAR-100's sets: each is the other's near-OOD set. tiny: pictures of Tiny-ImageNet to test and to validate on."""
+    column = f"openood_{name}"
+    return Benchmark(
+        id_test=Listed(name, 9000, f"{name}/test_{name}.txt", f"{name}/test.parquet#{column}=test"),
+        ood_validation=Listed("tiny-imagenet", tiny[1], f"{name}/val_tin.txt", f"tiny-imagenet/validation.parquet#{column}=val"),
+        near=(
+            Listed(other, near, f"{name}/test_{other}.txt", f"{other}/test.parquet" + (f"#{column}=test" if near < 10_000 else "")),
+            Listed("tiny-imagenet", tiny[0], f"{name}/test_tin.txt", f"tiny-imagenet/validation.parquet#{column}=test"),
+        ),
+        far=(
+            Listed("mnist", 70_000, f"{name}/test_mnist.txt", "mnist"),
+            Listed("svhn", 26_032, f"{name}/test_svhn.txt", "svhn"),
+            Listed("textures", 5640, f"{name}/test_texture.txt", "textures"),
+            Listed("places365", places, f"{name}/test_places365.txt", "places365"),
+        ),
+        stand_ins=(
+            Listed("miniplaces", None, None, f"miniplaces/sample.parquet#{column}=test"),
+            Listed("chars74k", None, None, "chars74k/streetview.parquet"),
+        ),
+        **more,
+    )
+
+
+def imagenet(name: str, folder: str, test: int, shifted: tuple[int, int, int], prefix: str) -> Benchmark:
+    """ImageNet's sets. folder: of the lists; shifted: pictures of ImageNet-V2, -C and -R; prefix: of their lists."""
+    v2, corruptions, renditions = shifted
+    return Benchmark(
+        id_test=Listed(name, test, f"{folder}/test_{folder}.txt", f"{name}/test.parquet"),
+        ood_validation=Listed("openimage-o", 1763, f"{folder}/val_openimage_o.txt", "openimage-o/validation.parquet"),
+        near=(
+            Listed("ssb-hard", 49_000, f"{folder}/test_ssb_hard.txt", "ssb-hard"),
+            Listed("ninco", 5879, f"{folder}/test_ninco.txt", "ninco"),
+        ),
+        far=(
+            Listed("inaturalist", 10_000, f"{folder}/test_inaturalist.txt", "inaturalist"),
+            # Without four classes of the 47 that ImageNet has too.
+            Listed("textures", 5160, f"{folder}/test_textures.txt", "textures#openood_imagenet=test"),
+            Listed("openimage-o", 15_869, f"{folder}/test_openimage_o.txt", "openimage-o/test.parquet"),
+        ),
+        # OpenOOD's code lists ImageNet-ES as well; its leaderboard is without, and so are the published numbers.
+        shifted=(
+            Listed("imagenet-v2", v2, f"{folder}/test_{prefix}_v2.txt", f"{name}-v2/test.parquet"),
+            # These come at the network's size, and OpenOOD takes them as they are.
+            Listed("imagenet-c", corruptions, f"{folder}/test_{prefix}_c.txt", f"{name}-c/test.parquet", resize=224),
+            Listed("imagenet-r", renditions, f"{folder}/test_{prefix}_r.txt", f"{name}-r/test.parquet"),
         ),
     )
+
+
+CIFAR10_C = Listed("cifar10-c", 10_000, "cifar10/test_cifar10c.txt", "cifar10-c/test.parquet")
+BENCHMARKS = {
+    "cifar10": cifar("cifar10", "cifar100", (7793, 1000), 9000, 35_195, shifted=(CIFAR10_C,)),
+    "cifar100": cifar("cifar100", "cifar10", (6526, 972), 10_000, 33_773),
+    "imagenet200": imagenet("imagenet200", "imagenet200", 9000, (2000, 2000, 30_000), "imagenet200"),
+    "imagenet1k": imagenet("imagenet1k", "imagenet", 45_000, (10_000, 10_000, 30_000), "imagenet"),
 }
 
 
@@ -61,6 +117,9 @@ class Targets:
     ood_validation: Source | None
     ood_sets: dict[str, OodSet]
     sources: dict[str, Source]
+    id_expected: int | None = None
+    shifted_sets: dict[str, ShiftedSet] = field(default_factory=dict)
+    shifted: dict[str, Source] = field(default_factory=dict)
 
 
 def open_benchmark(name: str, root: Path) -> Targets:
@@ -68,30 +127,66 @@ def open_benchmark(name: str, root: Path) -> Targets:
     if name not in BENCHMARKS:
         raise TrainingError(f"benchmark {name!r} is not known; known are {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
-    id_test = open_source(str(root / benchmark.id_test), "train")
-    assert id_test is not None
-    if len(id_test) != benchmark.id_expected:
-        print(f"the ID test set is partial: {len(id_test)} of {benchmark.id_expected} pictures")
+    id_test = open_listed(benchmark.id_test, root, f"the ID test set {name}")
+    if id_test is None:
+        places = f"{LISTS}/{benchmark.id_test.imglist} or {benchmark.id_test.elsewhere}"
+        raise TrainingError(f"the ID test set of {name} is absent: {root} needs {places}")
     about: dict[str, OodSet] = {}
     sources: dict[str, Source] = {}
-    for listed in benchmark.sets:
-        source = open_if_present(root / listed.where)
-        found = 0 if source is None else len(source)
+    for key, (group, listed) in benchmark.ood.items():
+        source = open_listed(listed, root, key)
         if source is not None:
-            sources[listed.name] = source
-        if source is not None or listed.group != "stand-in":
-            about[listed.name] = OodSet(group=listed.group, images=found, expected=listed.expected)
-        if listed.expected not in (None, found):
-            print(f"{listed.name} is {'partial' if found else 'absent'}: {found} of {listed.expected} pictures")
-    return Targets(benchmark.id_test, id_test, open_if_present(root / benchmark.ood_validation), about, sources)
+            sources[key] = source
+        if source is not None or group != "stand-in":
+            about[key] = OodSet(group=group, images=len(source or ()), expected=listed.expected)
+    shifted = {listed.name: open_listed(listed, root, listed.name) for listed in benchmark.shifted}
+    shifts = {listed.name: ShiftedSet(images=len(shifted[listed.name] or ()), expected=listed.expected) for listed in benchmark.shifted}
+    present = {key: source for key, source in shifted.items() if source is not None}
+    if shifts and not present and name == "cifar10":
+        print("cifar10-c-generated stands in for cifar10-c: the ID test pictures, corrupted by a generator of our own")
+        present["cifar10-c-generated"] = corrupted(id_test)
+        shifts["cifar10-c-generated"] = ShiftedSet(images=len(id_test))
+    validation = open_listed(benchmark.ood_validation, root, f"the OOD validation set {benchmark.ood_validation.name}")
+    id_name = f"{name}, the test pictures of OpenOOD v1.5's list"
+    return Targets(id_name, id_test, validation, about, sources, benchmark.id_test.expected, shifts, present)
 
 
-def open_if_present(where: Path) -> Source | None:
-    return open_source(str(where)) if Path(str(where).partition("#")[0]).exists() else None
+def open_listed(listed: Listed, root: Path, what: str) -> Source | None:
+    """The most complete of the places where a set may lie, or None. Says so where it is not complete."""
+    found: list[Source] = []
+    reasons = []
+    for where in ([f"{LISTS}/{listed.imglist}"] if listed.imglist else []) + [listed.elsewhere]:
+        if not Path(str(root / where).partition("#")[0]).exists():
+            continue
+        try:
+            source = open_source(str(root / where))
+        except TrainingError as exc:  # a set that cannot be read is absent, and the others are still worth having
+            reasons.append(str(exc))
+            continue
+        assert source is not None
+        found.append(existing(source) if where.startswith(LISTS) else source)
+    best = max(found, key=len, default=None)
+    images = 0 if best is None else len(best)
+    if listed.expected not in (None, images) or (reasons and not images):
+        note = f" ({'; '.join(reasons)})" if reasons else ""
+        print(f"{what} is {'partial' if images else 'absent'}: {images} of {listed.expected} pictures{note}")
+    return replace(best, resize=listed.resize) if best is not None and images else None
 
 
-def open_own(id_test: Source, id_name: str, ood_validation: str | None, near: Mapping[str, str], far: Mapping[str, str]) -> Targets:
-    """A user's own sets: name -> place. Their labels do not count."""
+def existing(source: Source) -> Source:
+    """Those pictures of an image list that are there."""
+    return source.subset(np.array([row for row in range(len(source)) if Path(source.name(row)).exists()], np.int64))
+
+
+def open_own(
+    id_test: Source,
+    id_name: str,
+    ood_validation: str | None,
+    near: Mapping[str, str],
+    far: Mapping[str, str],
+    shifted: Mapping[str, str] | None = None,
+) -> Targets:
+    """A user's own sets: name -> place. Labels of OOD sets do not count; those of shifted sets are ID's."""
     about: dict[str, OodSet] = {}
     sources: dict[str, Source] = {}
     groups: dict[Group, Mapping[str, str]] = {"near": near, "far": far}
@@ -101,4 +196,20 @@ def open_own(id_test: Source, id_name: str, ood_validation: str | None, near: Ma
             assert source is not None
             sources[name] = source
             about[name] = OodSet(group=group, images=len(source))
-    return Targets(id_name, id_test, open_source(ood_validation) if ood_validation else None, about, sources)
+    shifts = {name: open_shifted(name, where, id_test) for name, where in (shifted or {}).items()}
+    return Targets(
+        id_name,
+        id_test,
+        open_source(ood_validation) if ood_validation else None,
+        about,
+        sources,
+        shifted_sets={name: ShiftedSet(images=len(source)) for name, source in shifts.items()},
+        shifted=shifts,
+    )
+
+
+def open_shifted(name: str, where: str, id_test: Source) -> Source:
+    source = open_source(where, "train")
+    if source is None or source.classes not in ((), id_test.classes):
+        raise TrainingError(f"the shifted set {name} at {where} needs the classes of the ID test set: {', '.join(id_test.classes)}")
+    return source

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from service.bundle.preprocess import InputSpec
 from training.augment import Augmentation
 from training.networks import NetworkName
+from training.randaugment import HIGHEST
 
 LossName = Literal["ce", "logitnorm", "elogitnorm"]
 Precision = Literal["bf16", "fp32"]
@@ -31,6 +32,7 @@ class Recipe:
     loss: LossName = "elogitnorm"
     network: NetworkName = "resnet18_32x32"
     width: int = 64
+    size: int | None = None
     pretrained: bool = False
     initial: str | None = None
     epochs: int = 100
@@ -41,6 +43,9 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augmentation: Augmentation | None = None
+    randaugment: int = 0
+    randaugment_magnitude: int = 14
+    regmixup: float = 0.0
     calibration_share: float = 0.1
     calibration_limit: int = 5000
     validation_share: float = 0.02
@@ -55,6 +60,7 @@ class Recipe:
             ("width", self.width >= 1, "at least 1"),
             ("width", self.width == 64 or self.small, "64 for torchvision's networks; others are for those at 32 pixels"),
             ("width", self.width >= 24 or self.network != "airbench_32x32", "at least 24 for airbench_32x32"),
+            ("size", self.size is None or 32 <= self.size <= 1024, "from 32 to 1024"),
             ("pretrained", not (self.pretrained and self.small), f"False for {self.network}: there are weights for the 224 networks only"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 2, "at least 2 (batch normalisation)"),
@@ -63,6 +69,9 @@ class Recipe:
             ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and less than epochs, {self.epochs}"),
             ("momentum", 0 < self.momentum < 1, "between 0 and 1 (Nesterov)"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("randaugment", 0 <= self.randaugment <= 14, "from 0 to 14 operations"),
+            ("randaugment_magnitude", 0 <= self.randaugment_magnitude <= HIGHEST, f"from 0 to {HIGHEST}"),
+            ("regmixup", 0 <= self.regmixup < math.inf, "at least 0 (none)"),
             ("calibration_share", 0 < self.calibration_share < 1, "between 0 and 1"),
             ("calibration_limit", self.calibration_limit >= 1, "at least 1"),
             ("validation_share", 0 < self.validation_share < 1, "between 0 and 1"),
@@ -82,9 +91,9 @@ class Recipe:
 
     @property
     def input(self) -> InputSpec:
-        """What the trained network is served with."""
-        size = 32 if self.small else 224
-        return InputSpec(size=size, resize=32 if self.small else 256, crop=size)
+        """What the trained network is served with: small pictures whole, others from the middle of a shorter side of 8/7."""
+        size = self.size or (32 if self.small else 224)
+        return InputSpec(size=size, resize=size if self.small else round(size * 8 / 7), crop=size)
 
     @property
     def training_input(self) -> InputSpec:
@@ -99,6 +108,14 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+# What differs from the defaults, by name. A batch is of one process: halve it for two, as the paper's two GPUs did.
+PRESETS: dict[str, dict[str, Any]] = {
+    "cifar": {},
+    "imagenet200": {"network": "resnet18_224x224", "epochs": 90, "batch_size": 256},
+    "imagenet1k": {"network": "resnet50_224x224", "pretrained": True, "epochs": 30, "batch_size": 256, "lr": 0.001},
+}
 
 
 def default_run_folder(recipe: Recipe) -> Path:

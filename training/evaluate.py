@@ -1,19 +1,25 @@
 """Evaluates scores as OpenOOD v1.5 does, on whatever computed them: cached features here, the exported graph in `export`."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from service.bundle.decision import STANDARD_ALPHAS, Guarantee, TooFewCalibrationImages, open_gate
-from service.bundle.evaluation import Evaluation, OodSet, OperatingPoint, PostprocessorEvaluation
+from service.bundle.evaluation import (
+    Evaluation,
+    FullSpectrum,
+    Hyperparameter,
+    OodSet,
+    OperatingPoint,
+    PostprocessorEvaluation,
+    Search,
+)
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
@@ -21,12 +27,14 @@ from training.data import load
 from training.features import BATCH, FeatureCache
 from training.metrics import accuracy, expected_calibration_error, mean_separation, separation
 from training.parts import Parts, open_parts
-from training.postprocessors import EVALUATED_ONLY, REGISTRY, Outputs, Postprocessor
+from training.postprocessors import EVALUATED_ONLY, REGISTRY, GradientScore, Outputs, Postprocessor
 from training.probabilities import Probabilities
 from training.sources import Source
 
 Array = NDArray[Any]
-COLUMNS = 10
+
+
+Chosen = Mapping[str, dict[str, Hyperparameter]]
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,28 @@ class Fitted:
     validation: Outputs
 
 
-def fit(trained: Trained, parts: Parts, cache: FeatureCache, keys: Sequence[str]) -> Fitted:
-    """Fits scores on the run's own training and validation parts; the calibration part stays unseen."""
-    for key in keys:
-        if key not in REGISTRY:
-            raise TrainingError(f"post-processor {key!r} is not known; known are {', '.join((*REGISTRY, *EVALUATED_ONLY))}")
+@dataclass(frozen=True)
+class Answers:
+    """What was computed for one set: probabilities as served (N, C), and per score (N,)."""
+
+    labels: Array
+    probabilities: Array
+    scores: Mapping[str, Array]
+
+
+def fitting_parts(trained: Trained, parts: Parts, cache: FeatureCache) -> tuple[Outputs, Outputs]:
+    """What scores are fitted on: the run's own training and validation parts; the calibration part stays unseen."""
     if parts.train.classes != trained.classes:
         raise TrainingError(f"{trained.recipe.data} has other classes than the network was trained on")
-    train, validation = cache.outputs("train", parts.train), cache.outputs("validation", parts.validation)
+    return cache.outputs("train", parts.train), cache.outputs("validation", parts.validation)
+
+
+def fit(trained: Trained, parts: Parts, cache: FeatureCache, keys: Sequence[str], chosen: Chosen | None = None) -> Fitted:
+    """Fits scores, each with the hyper-parameters that were chosen for it, else with its defaults."""
+    check_known(keys)
+    train, validation = fitting_parts(trained, parts, cache)
     head = trained.network.head
-    postprocessors = {key: REGISTRY[key]() for key in keys}
+    postprocessors = {key: REGISTRY[key](**(chosen or {}).get(key, {})) for key in keys}
     for key, postprocessor in postprocessors.items():
         try:
             postprocessor.fit(train, validation, head)
@@ -58,6 +78,12 @@ def fit(trained: Trained, parts: Parts, cache: FeatureCache, keys: Sequence[str]
     return Fitted(postprocessors, probabilities, validation)
 
 
+def check_known(keys: Sequence[str]) -> None:
+    for key in keys:
+        if key not in (*REGISTRY, *EVALUATED_ONLY):
+            raise TrainingError(f"post-processor {key!r} is not known; known are {', '.join((*REGISTRY, *EVALUATED_ONLY))}")
+
+
 @torch.inference_mode()
 def score(postprocessor: Postprocessor, outputs: Outputs) -> Array:
     """Scores (N,) of cached features, a chunk at a time."""
@@ -66,19 +92,18 @@ def score(postprocessor: Postprocessor, outputs: Outputs) -> Array:
     return scores
 
 
-def score_pictures(trained: Trained, source: Source, what: str, keys: Sequence[str]) -> dict[str, Array]:
+def score_pictures(trained: Trained, source: Source, what: str, scores: Mapping[str, GradientScore]) -> dict[str, Array]:
     """Scores (N,) that need the pictures themselves: nothing of a set is read if there are none."""
-    if not keys:
+    if not scores:
         return {}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = trained.network.eval().to(device)
     pictures = load(source, trained.recipe.input, what, trained.recipe.skip_unreadable)
-    scores = {key: EVALUATED_ONLY[key]() for key in keys}
-    found: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
+    found: dict[str, list[torch.Tensor]] = {key: [] for key in scores}
     order = torch.arange(len(pictures)).split(BATCH)
-    for images, _ in tqdm(pictures.batches(order), f"{', '.join(keys)} on {what}", len(order), leave=False, disable=None):
-        for key in keys:
-            found[key].append(scores[key](network, images.to(device)).cpu())
+    for images, _ in tqdm(pictures.batches(order), f"{', '.join(scores)} on {what}", len(order), leave=False, disable=None):
+        for key, entry in scores.items():
+            found[key].append(entry(network, images.to(device)).cpu())
     network.cpu()
     return {key: torch.cat(parts).numpy() for key, parts in found.items()}
 
@@ -117,72 +142,71 @@ def operating_points(calibration: Array, inside: Array, ood: Mapping[str, Array]
     return tuple(points)
 
 
-def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str]) -> Evaluation:
-    """Every score of one run on every set, from features that are computed once and kept."""
-    cache = FeatureCache(run, trained)
-    on_pictures = [key for key in keys if key in EVALUATED_ONLY]
-    fitted = fit(trained, open_parts(trained.recipe), cache, [key for key in keys if key not in EVALUATED_ONLY])
-    inside = cache.outputs("ID test", targets.id_test)
-    ood = {name: cache.outputs(name, source) for name, source in targets.sources.items()}
-    with torch.inference_mode():
-        served, raw = fitted.probabilities(inside.logits).numpy(), inside.logits.softmax(dim=1).numpy()
-
-    def every(name: str, source: Source, outputs: Outputs) -> dict[str, Array]:
-        found = {key: score(postprocessor, outputs) for key, postprocessor in fitted.postprocessors.items()}
-        found |= score_pictures(trained, source, name, on_pictures)
-        return {key: found[key] for key in keys}
-
-    id_scores = every("ID test", targets.id_test, inside)
-    table = summarise(id_scores, {name: every(name, targets.sources[name], outputs) for name, outputs in ood.items()}, targets.ood_sets)
-    return conclude(targets, inside.labels.numpy(), served, raw, table)
+def full_spectrum(
+    targets: Targets, inside: Answers, shifted: Mapping[str, Answers], ood_scores: Mapping[str, Mapping[str, Array]]
+) -> FullSpectrum | None:
+    """As OpenOOD does it: the scores of shifted sets join those of the ID test set before each metric. None without any such set."""
+    if not shifted:
+        return None
+    together = [inside, *shifted.values()]
+    scores = {key: np.concatenate([answers.scores[key] for answers in together]) for key in inside.scores}
+    right = [answers.probabilities.argmax(axis=1) == answers.labels for answers in together]
+    measured = {name: {"accuracy": accuracy(answers.probabilities, answers.labels)} for name, answers in shifted.items()}
+    return FullSpectrum(
+        accuracy=float(np.concatenate(right).mean()),
+        shifted_sets={name: about.model_copy(update=measured.get(name, {})) for name, about in targets.shifted_sets.items()},
+        postprocessors=summarise(scores, ood_scores, targets.ood_sets),
+    )
 
 
-def conclude(targets: Targets, labels: Array, served: Array, raw: Array, table: Mapping[str, PostprocessorEvaluation]) -> Evaluation:
+def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str], found: Search | None = None) -> Evaluation:
+    """Every score of one run on every set, from features that are computed once and kept.
+
+    found: the search whose choices the scores are fitted with.
+    """
+    cache, chosen = FeatureCache(run, trained), choices(found)
+    gradients = {key: EVALUATED_ONLY[key](**chosen.get(key, {})) for key in keys if key in EVALUATED_ONLY}
+    fitted = fit(trained, open_parts(trained.recipe), cache, [key for key in keys if key not in gradients], chosen)
+
+    def answers(name: str, source: Source) -> Answers:
+        outputs = cache.outputs(name, source)
+        scores = {key: score(postprocessor, outputs) for key, postprocessor in fitted.postprocessors.items()}
+        scores |= score_pictures(trained, source, name, gradients)
+        with torch.inference_mode():
+            served = fitted.probabilities(outputs.logits).numpy()
+        return Answers(outputs.labels.numpy(), served, {key: scores[key] for key in keys})
+
+    inside = answers("ID test", targets.id_test)
+    ood_scores = {name: answers(name, source).scores for name, source in targets.sources.items()}
+    shifted = {name: answers(name, source) for name, source in targets.shifted.items()}
+    table = summarise(inside.scores, ood_scores, targets.ood_sets)
+    raw = cache.outputs("ID test", targets.id_test).logits.softmax(dim=1).numpy()
+    return conclude(targets, inside.labels, inside.probabilities, raw, table, full_spectrum(targets, inside, shifted, ood_scores), found)
+
+
+def choices(found: Search | None) -> dict[str, dict[str, Hyperparameter]]:
+    return {key: choice.hyperparameters for key, choice in found.choices.items()} if found else {}
+
+
+def conclude(
+    targets: Targets,
+    labels: Array,
+    served: Array,
+    raw: Array,
+    table: Mapping[str, PostprocessorEvaluation],
+    spectrum: FullSpectrum | None = None,
+    found: Search | None = None,
+) -> Evaluation:
     """Labels (N,), probabilities as served and softmax(f), both (N, C), and the scores' table, as one evaluation."""
     return Evaluation(
         id_data=targets.id_name,
         id_images=len(labels),
+        id_expected=targets.id_expected,
         accuracy=accuracy(served, labels),
         ece=expected_calibration_error(served, labels),
         ece_raw=expected_calibration_error(raw, labels),
         ood_sets=targets.ood_sets,
         postprocessors=dict(table),
+        full_spectrum=spectrum,
+        search=found,
     )
-
-
-def print_evaluation(evaluation: Evaluation) -> None:
-    """The table on the terminal: AUROC per set, the means, and both FPR95s of the far sets."""
-    console = Console()
-    if console.width < 110:  # a pipe has no width of its own, and numbers must not be cut
-        console = Console(width=110)
-    console.print(
-        f"{evaluation.id_images} ID pictures: accuracy {evaluation.accuracy:.2%}, "
-        f"ECE {evaluation.ece:.2%} as served, {evaluation.ece_raw:.2%} of softmax(f)"
-    )
-    incomplete = {name for name, about in evaluation.ood_sets.items() if about.expected not in (None, about.images)}
-    partial_groups = {evaluation.ood_sets[name].group for name in incomplete}
-    every = list(evaluation.postprocessors)
-    for keys in (every[i : i + COLUMNS] for i in range(0, len(every), COLUMNS)):
-        console.print(table_of(evaluation, keys, incomplete, partial_groups))
-
-
-def table_of(evaluation: Evaluation, keys: Sequence[str], incomplete: Set[str], partial_groups: Set[str]) -> Table:
-    table = Table(title="AUROC in %, OOD positive", caption="* a partial set, or a mean that lacks sets of the benchmark", box=SIMPLE_HEAD)
-    table.add_column("OOD set")
-    for key in keys:
-        table.add_column(key, justify="right")
-    for name, about in evaluation.ood_sets.items():
-        if about.images:
-            cells = [percent(evaluation.postprocessors[key].sets[name].auroc) for key in keys]
-            table.add_row(f"{name}{'*' * (name in incomplete)} ({about.group})", *cells)
-    table.add_section()
-    for group in ("near", "far"):
-        for label, metric in (("mean", "auroc"), ("FPR95, OOD caught", "fpr95_ood_caught"), ("FPR95, ID kept", "fpr95_id_kept")):
-            means = [getattr(evaluation.postprocessors[key], group) for key in keys]
-            cells = [percent(getattr(mean, metric) if mean else None) for mean in means]
-            table.add_row(f"{group}{'*' * (group in partial_groups)} {label}", *cells)
-    return table
-
-
-def percent(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{100 * ratio:.2f}"

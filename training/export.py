@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from service.bundle.decision import images_needed
-from service.bundle.evaluation import Evaluation
+from service.bundle.evaluation import Evaluation, Search
 from service.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -32,7 +32,7 @@ from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import Recipe, TrainingError
 from training.data import Pictures, load
-from training.evaluate import Fitted, conclude, fit, operating_points, summarise
+from training.evaluate import Answers, Fitted, choices, conclude, fit, full_spectrum, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
 from training.halves import round_weights
@@ -86,15 +86,18 @@ class GraphRunner:
         return pictures.labels.numpy(), probabilities, scores
 
 
-def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path:
-    """The folder of the new bundle. ReleaseRefused or TrainingError leave nothing behind."""
+def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: Search | None = None) -> Path:
+    """The folder of the new bundle. ReleaseRefused or TrainingError leave nothing behind.
+
+    found: the search whose choices the scores are fitted with.
+    """
     folder, manifest_base = plan(trained, asked)
     parts, cache = open_parts(trained.recipe), FeatureCache(run, trained)
     if len(parts.calibration) < (needed := images_needed(asked.alpha, "pac", asked.delta)):
         raise TrainingError(
             f"alpha {asked.alpha:g} needs at least {needed} calibration pictures, {trained.recipe.data} leaves {len(parts.calibration)}"
         )
-    fitted = fit(trained, parts, cache, asked.postprocessors)
+    fitted = fit(trained, parts, cache, asked.postprocessors, choices(found))
     network = round_weights(trained.network) if asked.weights == "fp16" else trained.network
     graph = Graph(network, fitted.probabilities, fitted.postprocessors).eval()
     print("exporting the graph")
@@ -105,7 +108,7 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path
     order = scores.argsort(axis=0, kind="stable")
     calibration = np.take_along_axis(scores, order, axis=0).T.copy()
     predicted = probabilities.argmax(axis=1).astype(np.int32)[order.T]
-    evaluation = evaluate_graph(runner, cache, fitted, targets, asked, calibration)
+    evaluation = evaluate_graph(runner, cache, fitted, targets, asked, calibration, found)
     files = {
         "model.onnx": model,
         "calibration.npz": npz(scores=calibration, predicted=predicted),
@@ -119,7 +122,8 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export) -> Path
         data=f"{len(scores)} held-out training pictures of {trained.recipe.data}, stratified by class, seed {trained.recipe.seed}",
         timestamp=round(time.time()),
     )
-    manifest = Manifest(**manifest_base, calibration=info, sha256={name: sha256(data) for name, data in files.items()})
+    hashes = {name: sha256(data) for name, data in files.items()}
+    manifest = Manifest(**manifest_base, calibration=info, sha256=hashes, hyperparameters=choices(found))
     write(folder, files, manifest)
     return folder
 
@@ -193,19 +197,26 @@ def evenly(length: int, most: int) -> torch.Tensor:
     return torch.linspace(0, length - 1, min(length, most)).round().long()
 
 
-def evaluate_graph(runner: GraphRunner, cache: FeatureCache, fitted: Fitted, targets: Targets, asked: Export, calibration: Array) -> Evaluation:
+def evaluate_graph(
+    runner: GraphRunner, cache: FeatureCache, fitted: Fitted, targets: Targets, asked: Export, calibration: Array, found: Search | None
+) -> Evaluation:
     """The evaluation table of this very graph, with what each operating point did on the test pictures."""
     keys = list(fitted.postprocessors)
-    labels, probabilities, id_scores = runner.run_source(targets.id_test, "ID test pictures")
-    ood = {name: runner.run_source(source, name)[2] for name, source in targets.sources.items()}
+
+    def answers(source: Source, what: str) -> Answers:
+        labels, probabilities, scores = runner.run_source(source, what)
+        return Answers(labels, probabilities, {key: scores[:, column] for column, key in enumerate(keys)})
+
+    inside = answers(targets.id_test, "ID test pictures")
+    outside = {name: answers(source, name).scores for name, source in targets.sources.items()}
+    shifted = {name: answers(source, name) for name, source in targets.shifted.items()}
     raw = cache.outputs("ID test", targets.id_test).logits.softmax(dim=1).numpy()
-    inside = {key: id_scores[:, column] for column, key in enumerate(keys)}
-    outside = {name: {key: scores[:, column] for column, key in enumerate(keys)} for name, scores in ood.items()}
-    table = summarise(inside, outside, targets.ood_sets)
+    table = summarise(inside.scores, outside, targets.ood_sets)
     for row, key in enumerate(keys):
-        points = operating_points(calibration[row], inside[key], {name: outside[name][key] for name in outside}, asked.delta)
+        points = operating_points(calibration[row], inside.scores[key], {name: outside[name][key] for name in outside}, asked.delta)
         table[key] = table[key].model_copy(update={"operating_points": points})
-    return conclude(targets, labels, probabilities, raw, table)
+    spectrum = full_spectrum(targets, inside, shifted, outside)
+    return conclude(targets, inside.labels, inside.probabilities, raw, table, spectrum, found)
 
 
 def write(folder: Path, files: dict[str, bytes], manifest: Manifest) -> None:

@@ -121,7 +121,7 @@ class AirBench(nn.Module):
 def build_network(
     name: NetworkName, classes: int, mean: Sequence[float], std: Sequence[float], width: int = 64, pretrained: bool = False
 ) -> Classifier:
-    """A freshly initialised network, or one with torchvision's ImageNet weights in its backbone.
+    """A freshly initialised network, or one with torchvision's ImageNet weights: in its backbone, and in its head if that has 1000 classes.
 
     mean, std: per channel, of pixels in [0, 1]. ValueError for a combination that does not exist.
     """
@@ -139,6 +139,8 @@ def build_network(
         backbone = models.resnet18(weights=models.ResNet18_Weights.IMAGENET1K_V1 if pretrained else None)
     else:
         backbone = models.resnet50(weights=models.ResNet50_Weights.IMAGENET1K_V1 if pretrained else None)
-    features = backbone.fc.in_features
+    # ImageNet-1k is fine-tuned from the whole network, its head included; other classes need a head of their own.
+    keeps_head = pretrained and classes == backbone.fc.out_features
+    head = backbone.fc if keeps_head else nn.Linear(backbone.fc.in_features, classes)
     backbone.fc = nn.Identity()
-    return Classifier(backbone, nn.Linear(features, classes), mean, std)
+    return Classifier(backbone, head, mean, std)

@@ -1,6 +1,6 @@
 """The three disjoint parts of an ID set: train, validation (which checkpoint), calibration (which threshold)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,13 @@ def open_parts(recipe: Recipe) -> Parts:
     train = open_source(recipe.data, "train")
     if train is None:
         raise TrainingError(f"{recipe.data} has no training pictures")
+    if not train.classes:
+        # An image list of a flat folder has numbers only.
+        train = replace(train, classes=tuple(map(str, range(int(train.labels.max()) + 1))))
     check_classes(train, recipe.data)
     own = open_source(recipe.validation, "train") if recipe.validation else open_source(recipe.data, "val")
     if own is not None:
+        own = own if own.classes else replace(own, classes=train.classes)
         check_same_classes(own, train, "validation")
         check_apart(own, train)
     test = open_source(recipe.data, "test")

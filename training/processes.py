@@ -51,3 +51,13 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def one_goes_ahead(local_rank: int) -> Iterator[None]:
+    """The first process of each machine does the block alone, because it may have to download or convert what the others then find."""
+    if world_size() > 1 and local_rank:
+        distributed.barrier()
+    yield
+    if world_size() > 1 and not local_rank:
+        distributed.barrier()

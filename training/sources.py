@@ -1,10 +1,10 @@
-"""Where labelled pictures lie: folders, Parquet files, torchvision's sets. Finds them without decoding any."""
+"""Where labelled pictures lie: folders, Parquet files, image lists, torchvision's sets. Finds them without decoding any."""
 
 import contextlib
 import glob
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,34 @@ from service.bundle.preprocess import SUFFIXES, InputSpec, InvalidImage, Pixels,
 from training.config import TrainingError
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+# Where OpenOOD keeps the pictures that its lists name, beside the folder of the lists.
+IMAGE_FOLDERS = ("images_classic", "images_largescale")
 NO_LABEL = -1
 
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures not yet decoded: labels (N,), a name for each in messages, and how to read one."""
+    """Pictures not yet decoded: labels (N,), a name for each in messages, and how to read one.
+
+    resize: the shorter side to bring them to, where that is not the network's own.
+    """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     name: Callable[[int], str]
     read: Callable[[int], bytes | Image.Image]
+    resize: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, rows: NDArray[np.int64]) -> "Source":
-        return Source(self.classes, self.labels[rows], lambda i: self.name(int(rows[i])), lambda i: self.read(int(rows[i])))
+        return replace(self, labels=self.labels[rows], name=lambda i: self.name(int(rows[i])), read=lambda i: self.read(int(rows[i])))
 
     def pixels(self, row: int, spec: InputSpec) -> Pixels:
         """One decoded picture. TrainingError names it if it cannot be read."""
+        if self.resize is not None:
+            spec = spec.model_copy(update={"resize": self.resize})
         try:
             picture = self.read(row)
             return decode(picture, spec) if isinstance(picture, bytes) else to_pixels(picture, spec)
@@ -44,10 +52,11 @@ class Source:
 
 
 def open_source(where: str, split: str | None = None) -> Source | None:
-    """The pictures of a folder, a Parquet file or a torchvision set; None if it has no such split.
+    """The pictures of a folder, a Parquet file, an image list or a torchvision set; None if it has no such split.
 
     where: a folder with a directory per class (or with train/ val/ test/ of such), a folder of train*.parquet …, one
-    Parquet file, optionally with the rows to keep (`test.parquet#column=value`), or the name of a torchvision set.
+    Parquet file, optionally with the rows to keep (`test.parquet#column=value`), an image list (`test_tin.txt`), or the
+    name of a torchvision set.
     split: train, val or test; None takes everything as one set (for OOD sets, whose labels do not count).
     """
     file, condition = where, ""
@@ -55,7 +64,9 @@ def open_source(where: str, split: str | None = None) -> Source | None:
         file, _, condition = where.rpartition("#")
     path = Path(file)
     if path.is_file():
-        return from_parquet([path], condition) if split in (None, "train") else None
+        if split not in (None, "train"):
+            return None
+        return from_list(path) if path.suffix == ".txt" else from_parquet([path], condition)
     if not path.exists():
         return from_torchvision(where, split)
     if any(path.glob("*.parquet")):
@@ -106,6 +117,30 @@ def from_folder(root: Path, need_classes: bool = True) -> Source:
 
 def is_picture(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_dir()
+
+
+def from_list(file: Path) -> Source:
+    """An image list of OpenOOD's `benchmark_imglist`: `cifar10/test/cat/0003.png 3` a line, the label last.
+
+    The pictures lie in images_classic/ or images_largescale/ beside benchmark_imglist/, or beside the list itself. A
+    class is named after the folder of its pictures where each has one of its own, else nothing is.
+    """
+    try:
+        entries = [line.rstrip().rpartition(" ")[::2] for line in file.read_text().splitlines() if line.strip()]
+        labels = np.array([int(label) for _, label in entries], np.int64)
+    except (OSError, ValueError) as exc:
+        raise TrainingError(f"{file} cannot be read as an image list: {exc}") from None
+    if not entries or any(not name for name, _ in entries):
+        raise TrainingError(f"{file} is no image list: it needs a path and a label a line")
+    places = [folder / name for folder in file.absolute().parents[1:3] for name in IMAGE_FOLDERS]
+    top = Path(entries[0][0]).parts[0]
+    root = next((place for place in (*places, file.parent) if (place / top).exists()), file.parent)
+    files = [root / name for name, _ in entries]
+    found = {(int(label), path.parent.name) for label, path in zip(labels, files, strict=True) if label != NO_LABEL}
+    named = dict(found)
+    distinct = len(found) == len(named) == len(set(named.values())) and sorted(named) == list(range(len(named)))
+    classes = tuple(named[label] for label in sorted(named)) if distinct else ()
+    return Source(classes, labels, lambda i: str(files[i]), lambda i: files[i].read_bytes())
 
 
 def from_parquet(files: Sequence[Path], condition: str = "") -> Source:

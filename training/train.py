@@ -23,8 +23,9 @@ from training.config import Recipe, TrainingError
 from training.data import channel_statistics, load
 from training.losses import LOSSES
 from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
-from training.parts import Parts, check_classes, open_parts
-from training.processes import Stopped, process_group, signals, stop_reading, world_size
+from training.parts import check_classes, open_parts
+from training.processes import Stopped, one_goes_ahead, process_group, signals, stop_reading, world_size
+from training.regmixup import make_batch
 from training.scalars import Scalars
 
 
@@ -36,7 +37,8 @@ class Trainer:
         self.rank, self.local_rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")), world_size()
         self.device = torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
         torch.manual_seed(recipe.seed)
-        parts = self.open_parts()
+        with one_goes_ahead(self.local_rank):
+            parts = open_parts(recipe)
         self.classes = parts.train.classes
         self.train_set = load(parts.train, recipe.training_input, "training pictures", recipe.skip_unreadable)
         self.validation_set = load(parts.validation, recipe.input, "validation pictures", recipe.skip_unreadable)
@@ -72,15 +74,6 @@ class Trainer:
             module = DistributedDataParallel(module, [self.device.index] if self.device.type == "cuda" else None)
         self.forward = torch.compile(module) if recipe.compile else module
         self.stopping = False
-
-    def open_parts(self) -> Parts:
-        """The first process of each machine goes ahead, because it may have to download or convert what the others then find."""
-        if self.world > 1 and self.local_rank:
-            distributed.barrier()
-        parts = open_parts(self.recipe)
-        if self.world > 1 and not self.local_rank:
-            distributed.barrier()
-        return parts
 
     def build_network(self, pretrained: bool) -> Classifier:
         try:
@@ -130,15 +123,16 @@ class Trainer:
     def train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        images = augment(images.to(self.device), self.recipe.augment, self.recipe.input.size, self.generator)
-        labels = labels.to(self.device)
+        recipe, given = self.recipe, images.to(self.device)
+        images = augment(given, recipe.augment, recipe.input.size, self.generator, recipe.randaugment, recipe.randaugment_magnitude)
+        batch = make_batch(images, labels.to(self.device), recipe.regmixup, self.generator)
         with self.autocast():
-            _, logits = self.forward(images)
-        loss = LOSSES[self.recipe.loss](logits, self.network.head, labels)
+            _, logits = self.forward(batch.images)
+        loss = batch.loss(LOSSES[recipe.loss], logits, self.network.head)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return loss.detach(), (logits.detach().argmax(dim=1) == labels).float().mean()
+        return loss.detach(), batch.accuracy(logits)
 
     def train_epoch(self) -> None:
         batch, recipe = self.recipe.batch_size, self.recipe

@@ -8,6 +8,7 @@ from service.bundle.decision import Guarantee
 
 Group = Literal["near", "far", "stand-in"]
 Ratio = Annotated[float, Field(ge=0, le=1)]
+Hyperparameter = bool | int | float | str | None
 
 
 class Strict(BaseModel):
@@ -58,8 +59,47 @@ class PostprocessorEvaluation(Strict):
     operating_points: tuple[OperatingPoint, ...] = ()
 
 
+class ShiftedSet(Strict):
+    """ID classes under covariate shift. A set with fewer images than `expected` is partial; accuracy is None of an absent one."""
+
+    images: int
+    expected: int | None = None
+    accuracy: Ratio | None = None
+
+
+class FullSpectrum(Strict):
+    """The same evaluation with the shifted sets counted as ID: accuracy and scores of ID and shifted pictures together."""
+
+    accuracy: Ratio
+    shifted_sets: dict[str, ShiftedSet]
+    postprocessors: dict[str, PostprocessorEvaluation]
+
+
+class Choice(Strict):
+    """What the search chose for one score: the arguments, their AUROC, how many of the grid were tried.
+
+    left_out: combinations that could not be fitted or gave values that are not finite.
+    """
+
+    hyperparameters: dict[str, Hyperparameter]
+    auroc: Ratio
+    tried: int
+    left_out: int = 0
+
+
+class Search(Strict):
+    """Hyper-parameters chosen by AUROC, ID validation against OOD validation pictures, as OpenOOD's APS does."""
+
+    id_images: int
+    ood_images: int
+    choices: dict[str, Choice]
+
+
 class Evaluation(Strict):
-    """evaluation.json: measured on this very graph. ece: of the served probabilities; ece_raw: of softmax(f)."""
+    """evaluation.json: measured on this very graph. ece: of the served probabilities; ece_raw: of softmax(f).
+
+    id_expected: pictures of the benchmark's list; fewer are partial. search: None where every score has its defaults.
+    """
 
     id_data: str
     id_images: int
@@ -68,3 +108,14 @@ class Evaluation(Strict):
     ece_raw: Ratio
     ood_sets: dict[str, OodSet]
     postprocessors: dict[str, PostprocessorEvaluation]
+    id_expected: int | None = None
+    full_spectrum: FullSpectrum | None = None
+    search: Search | None = None
+
+    def incomplete(self) -> frozenset[str]:
+        """Names of the sets that are absent or partial, and of the groups whose mean lacks pictures because of that."""
+        sets = {name: about for name, about in self.ood_sets.items() if about.expected not in (None, about.images)}
+        groups = {about.group for about in sets.values()}
+        if self.id_expected not in (None, self.id_images):
+            groups = {"near", "far"}
+        return frozenset({*sets, *groups})

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from service.bundle.evaluation import Evaluation, Strict
+from service.bundle.evaluation import Evaluation, Hyperparameter, Strict
 from service.bundle.preprocess import InputSpec, Pixels
 
 FORMAT_VERSION = 1
@@ -51,7 +51,10 @@ class TrainingInfo(Strict):
 
 
 class Manifest(Strict):
-    """manifest.json. `postprocessors` names the columns of the graph's `scores`, in order."""
+    """manifest.json. `postprocessors` names the columns of the graph's `scores`, in order.
+
+    hyperparameters: per post-processor the values that a search chose; one without an entry has its defaults.
+    """
 
     format_version: Literal[1]
     name: Name
@@ -63,11 +66,14 @@ class Manifest(Strict):
     calibration: CalibrationInfo
     training: TrainingInfo
     sha256: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+    hyperparameters: Annotated[dict[PostprocessorKey, dict[str, Hyperparameter]], Field(default_factory=dict)]
 
     @model_validator(mode="after")
     def agrees_with_itself(self) -> "Manifest":
         if self.default_postprocessor not in self.postprocessors:
             raise ValueError(f"default_postprocessor {self.default_postprocessor!r} is not among {', '.join(self.postprocessors)}")
+        if stray := sorted(set(self.hyperparameters) - set(self.postprocessors)):
+            raise ValueError(f"hyperparameters are given for {', '.join(stray)}, which is not among {', '.join(self.postprocessors)}")
         if len(set(self.postprocessors)) < len(self.postprocessors) or len(set(self.classes)) < len(self.classes):
             raise ValueError("a class or post-processor is named twice")
         if self.input.crop != self.input.size or self.input.crop > self.input.resize:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from training.config import Recipe, TrainingError, default_run_folder
+from training.config import PRESETS, Recipe, TrainingError, default_run_folder
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,11 @@ from training.config import Recipe, TrainingError, default_run_folder
         {"network": "vgg"},
         {"precision": "fp8"},
         {"augmentation": "mixup"},
+        {"size": 16},
+        {"randaugment": -1},
+        {"randaugment_magnitude": 31},
+        {"regmixup": -1.0},
+        {"regmixup": float("inf")},
     ],
     ids=str,
 )
@@ -83,3 +88,28 @@ def test_the_run_folder_tells_data_network_loss_and_seed() -> None:
 
 def test_the_run_folder_of_a_parquet_file_with_a_condition_is_named_after_the_file() -> None:
     assert default_run_folder(Recipe(data="sets/a.parquet#split=x/y")) == Path("runs/a-resnet18_32x32-elogitnorm-s0")
+
+
+def test_a_size_of_ones_own_keeps_the_share_that_is_cut_from_the_middle() -> None:
+    recipe = Recipe(data="set", network="resnet18_224x224", size=64)
+    assert (recipe.input.size, recipe.input.resize, recipe.input.crop) == (64, 73, 64)
+    assert recipe.training_input.crop == 73
+    assert Recipe(data="set", network="resnet18_224x224").input.resize == 256
+    small = Recipe(data="set", size=64)
+    assert (small.input.size, small.input.resize) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "pretrained", "epochs", "lr"),
+    [
+        ("cifar", "resnet18_32x32", False, 100, 0.1),
+        ("imagenet200", "resnet18_224x224", False, 90, 0.1),
+        ("imagenet1k", "resnet50_224x224", True, 30, 0.001),
+    ],
+)
+def test_presets_are_the_papers_recipes(name: str, network: str, pretrained: bool, epochs: int, lr: float) -> None:
+    recipe = Recipe(data="set", **PRESETS[name])
+    assert (recipe.network, recipe.pretrained, recipe.epochs, recipe.lr) == (network, pretrained, epochs, lr)
+    assert (recipe.loss, recipe.momentum, recipe.weight_decay, recipe.final_lr) == ("elogitnorm", 0.9, 5e-4, 1e-6)
+    assert recipe.batch_size == (128 if name == "cifar" else 256)
+    assert recipe.augment == ("crop-flip" if name == "cifar" else "resized-crop-flip")

@@ -1,16 +1,18 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from service.bundle.evaluation import Evaluation, ShiftedSet
 from service.bundle.manifest import load_bundle
 from training.__main__ import main
-from training.benchmarks import BENCHMARKS, Targets, open_benchmark
+from training.benchmarks import Targets
 from training.checkpoint import load_trained
-from training.config import TrainingError
-from training.evaluate import evaluate, print_evaluation
+from training.corruptions import corrupted
+from training.evaluate import evaluate
 from training.features import FeatureCache, extract
 from training.parts import open_parts
 from training.postprocessors import EXPORTED, REGISTRY, Outputs
@@ -67,37 +69,31 @@ def test_probabilities_of_an_elogitnorm_network_do_not_see_the_scale_of_its_logi
     torch.testing.assert_close(probabilities(logits), probabilities(1000 * logits))
 
 
-def test_the_benchmark_lists_openoods_sets_and_counts() -> None:
-    counts = {entry.name: entry.expected for entry in BENCHMARKS["cifar10"].sets if entry.group != "stand-in"}
-    assert counts == {"cifar100": 9000, "tiny-imagenet": 7793, "mnist": 70000, "svhn": 26032, "textures": 5640, "places365": 35195}
+def test_the_full_spectrum_counts_shifted_pictures_as_id_before_each_metric(trained_run: Path, targets: Targets) -> None:
+    plain = evaluate(trained_run, load_trained(trained_run), targets, ("msp",))
+    sets = {"noisy": ShiftedSet(images=len(targets.id_test)), "gone": ShiftedSet(images=0)}
+    shifted = replace(targets, shifted={"noisy": corrupted(targets.id_test)}, shifted_sets=sets)
+    evaluation = evaluate(trained_run, load_trained(trained_run), shifted, ("msp",))
+    spectrum = evaluation.full_spectrum
+    assert spectrum is not None
+    assert evaluation.postprocessors == plain.postprocessors
+    assert spectrum.shifted_sets["gone"] == ShiftedSet(images=0)
+    assert spectrum.accuracy == pytest.approx((plain.accuracy + spectrum.shifted_sets["noisy"].accuracy) / 2)
+    # AUROC is an average over ID pictures, so that of both halves together is the mean of the two.
+    noisy = evaluate(trained_run, load_trained(trained_run), replace(targets, id_test=shifted.shifted["noisy"]), ("msp",))
+    both = (entry.postprocessors["msp"].sets["mixtures"].auroc for entry in (plain, noisy))
+    assert spectrum.postprocessors["msp"].sets["mixtures"].auroc == pytest.approx(sum(both) / 2)
 
 
-def test_absent_and_partial_sets_are_named_with_their_counts(
-    mixtures: Path, write_parquet: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_can_be_evaluated_on_shifted_pictures_of_ones_own(
+    trained_run: Path, mixtures: Path, blobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_parquet(tmp_path / "cifar10" / "test.parquet", openood_cifar10=["test"] * 120)  # type: ignore[operator]
-    (tmp_path / "textures").symlink_to(mixtures)
-    found = open_benchmark("cifar10", tmp_path)
-    said = capsys.readouterr().out
-    assert "the ID test set is partial: 120 of 9000 pictures" in said
-    assert "svhn is absent: 0 of 26032 pictures" in said
-    assert "textures is partial: 60 of 5640 pictures" in said
-    assert found.ood_sets["svhn"].images == 0
-    assert list(found.sources) == ["textures"]
-
-
-def test_the_table_marks_partial_sets_and_incomplete_means(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = load_bundle(bundle_folder).evaluation
-    short = {"mixtures": evaluation.ood_sets["mixtures"].model_copy(update={"expected": 61})}
-    print_evaluation(evaluation.model_copy(update={"ood_sets": short}))
-    said = capsys.readouterr().out
-    assert "mixtures* (far)" in said
-    assert "far* mean" in said
-
-
-def test_an_unknown_benchmark_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="'cifar11' is not known; known are cifar10"):
-        open_benchmark("cifar11", tmp_path)
+    words = ["evaluate", str(trained_run), "--far", f"mixtures={mixtures}", "--postprocessors", "msp", "--json", str(tmp_path / "table.json")]
+    main([*words, "--shifted", f"again={blobs}"])
+    assert "full spectrum: accuracy" in capsys.readouterr().out
+    assert Evaluation.model_validate_json((tmp_path / "table.json").read_bytes()).full_spectrum
+    with pytest.raises(SystemExit, match=r"the shifted set wrong at .* needs the classes of the ID test set: blue, green, red"):
+        main([*words, "--shifted", f"wrong={blobs.parent}"])
 
 
 def test_the_command_prints_the_table_and_writes_it(trained_run: Path, mixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from training.__main__ import build_parser
+from training.__main__ import build_parser, main
 from training.config import Recipe
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
@@ -38,3 +38,12 @@ def test_help_explains_every_flag_with_its_default(capsys: pytest.CaptureFixture
         assert "--" + name.replace("_", "-") in shown
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             assert f"(default {field.default})" in shown
+
+
+def test_a_preset_changes_the_defaults_and_flags_change_the_preset_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes: list[Recipe] = []
+    monkeypatch.setattr("training.train.train", lambda recipe, *_: recipes.append(recipe) or 0.0)
+    main(["train", "--epochs", "2", "--preset", "imagenet1k", "--data", "set", "--no-pretrained"])
+    main(["train", "--data", "set"])
+    assert recipes[0] == Recipe(data="set", network="resnet50_224x224", epochs=2, batch_size=256, lr=0.001)
+    assert recipes[1] == Recipe(data="set")

@@ -102,7 +102,7 @@ def test_224_networks_are_torchvisions() -> None:
         torch.testing.assert_close(ours(images)[1], theirs(prepared), rtol=1e-4, atol=1e-4)
 
 
-def test_pretrained_weights_are_torchvisions_with_a_new_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_are_torchvisions_and_the_head_is_new_unless_it_has_1000_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     theirs = models.resnet18(weights=None)
     file = tmp_path / "hub" / "checkpoints" / Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
@@ -111,6 +111,8 @@ def test_pretrained_weights_are_torchvisions_with_a_new_head(tmp_path: Path, mon
     ours = build_network("resnet18_224x224", 7, IMAGENET_MEAN, IMAGENET_STD, pretrained=True)
     assert torch.equal(ours.backbone.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)  # type: ignore[union-attr,index]
     assert ours.head.weight.shape == (7, 512)
+    whole = build_network("resnet18_224x224", 1000, IMAGENET_MEAN, IMAGENET_STD, pretrained=True)
+    assert torch.equal(whole.head.weight, theirs.fc.weight)
 
 
 def test_there_are_no_pretrained_weights_for_32_pixels() -> None:

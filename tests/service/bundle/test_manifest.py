@@ -43,6 +43,28 @@ def test_a_written_bundle_is_loaded_whole(folder: Path) -> None:
     assert len(bundle.golden.images) == 32
 
 
+def test_what_a_search_chose_is_read_from_both_files_and_may_be_missing_from_both(folder: Path) -> None:
+    assert load_bundle(folder).manifest.hyperparameters == {}
+    assert load_bundle(folder).evaluation.search is None
+    choice = {"hyperparameters": {"k": 5, "centre": 0.5, "whole": True}, "auroc": 0.9, "tried": 4}
+    evaluation = json.loads((folder / "evaluation.json").read_text()) | {"search": {"id_images": 10, "ood_images": 20, "choices": {"knn": choice}}}
+    rewrite(folder, "evaluation.json", json.dumps(evaluation).encode())
+    edit_manifest(folder, lambda manifest: manifest.update(hyperparameters={"knn": choice["hyperparameters"]}))
+    bundle = load_bundle(folder)
+    assert bundle.evaluation.search is not None
+    assert bundle.evaluation.search.choices["knn"].hyperparameters == bundle.manifest.hyperparameters["knn"]
+    assert [type(value) for value in bundle.manifest.hyperparameters["knn"].values()] == [int, float, bool]
+
+
+def test_a_bundle_written_before_there_was_a_search_is_loaded_as_it_is(folder: Path) -> None:
+    for name, key in (("evaluation.json", "search"), ("evaluation.json", "full_spectrum"), ("evaluation.json", "id_expected")):
+        evaluation = json.loads((folder / name).read_text())
+        evaluation.pop(key)
+        rewrite(folder, name, json.dumps(evaluation).encode())
+    edit_manifest(folder, lambda manifest: manifest.pop("hyperparameters"))
+    assert load_bundle(folder).manifest.postprocessors == ("msp", "ebo", "knn")
+
+
 @pytest.mark.parametrize("file", ["model.onnx", "calibration.npz", "golden.npz", "evaluation.json"])
 def test_a_missing_file_is_refused(folder: Path, file: str) -> None:
     (folder / file).unlink()
@@ -97,6 +119,8 @@ def test_an_unknown_key_is_refused(folder: Path) -> None:
         ({"classes": ["red", "red", "blue"]}, "named twice"),
         ({"input": {"size": 8, "resize": 8, "crop": 4}}, "input crop 4 must equal size 8"),
         ({"sha256": {}}, "sha256 must list"),
+        ({"hyperparameters": {"vim": {"dim": 256}}}, "hyperparameters are given for vim, which is not among msp, ebo, knn"),
+        ({"hyperparameters": {"knn": {"k": [5]}}}, "hyperparameters.knn.k"),
     ],
 )
 def test_a_manifest_that_disagrees_with_itself_is_refused(folder: Path, change: dict[str, Any], sentence: str) -> None:
