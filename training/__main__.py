@@ -28,7 +28,7 @@ HELP = {
     "momentum": "Nesterov momentum",
     "weight_decay": "on all parameters, the head included: with ELogitNorm it sets the temperature",
     "augmentation": "default: crop-flip at 32 pixels, resized-crop-flip at 224",
-    "calibration_share": "of the training pictures, held out for the thresholds",
+    "calibration_share": "of the training pictures, held out for the thresholds; 0 trains on all of them, and nothing can be exported",
     "calibration_limit": "at most this many are held out for the thresholds",
     "validation_share": "of the training pictures, where the data has no validation part",
     "validation_limit": "at most this many for that",

@@ -60,7 +60,7 @@ class Recipe:
             ("final_lr", 0 <= self.final_lr < math.inf, "at least 0"),
             ("momentum", 0 < self.momentum < 1, "between 0 and 1 (Nesterov)"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
-            ("calibration_share", 0 < self.calibration_share < 1, "between 0 and 1"),
+            ("calibration_share", 0 <= self.calibration_share < 1, "at least 0 and below 1"),
             ("calibration_limit", self.calibration_limit >= 1, "at least 1"),
             ("validation_share", 0 < self.validation_share < 1, "between 0 and 1"),
             ("validation_limit", self.validation_limit >= 1, "at least 1"),
