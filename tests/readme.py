@@ -71,6 +71,14 @@ def gate() -> str:
     return table("batch | logits alone, ms | with ten scores, ms | ratio", rows)
 
 
+def training() -> str:
+    """What `benchmarks/training.py` measured."""
+    found = json.loads((RESULTS / "training.json").read_text())
+    network = f"width {found['width']}, batch {found['batch_size']}, {found['precision']}"
+    speeds = [f"{found[f'{name}_images_per_second']}" for name in ("plain", "ours")]
+    return table("machine | ours | plain loop, images/s | ours, images/s | ratio", [(found["hardware"], network, *speeds, f"{found['ratio']:.2f}")])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "errors": errors,
@@ -78,6 +86,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "results": results,
     "promise": promise,
     "gate": gate,
+    "training": training,
 }
 
 

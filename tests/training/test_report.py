@@ -45,11 +45,11 @@ def test_the_page_is_well_formed(page: str) -> None:
     open_now: list[str] = []
 
     class Checker(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: object) -> None:
+        def handle_starttag(self, tag: str, *_: object) -> None:
             if tag not in void:
                 open_now.append(tag)
 
-        def handle_startendtag(self, tag: str, attrs: object) -> None:
+        def handle_startendtag(self, *_: object) -> None:
             pass
 
         def handle_endtag(self, tag: str) -> None:
