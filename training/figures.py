@@ -26,7 +26,7 @@ P = ParamSpec("P")
 # A colour that matplotlib understands stands for each name and is replaced by var(--name) in the SVG.
 NAMES = ("ink", "muted", "line", "id", "reject", "accent", *(f"ood{i}" for i in range(12)))
 COLOUR = {name: f"#0000{i + 1:02x}" for i, name in enumerate(NAMES)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "path.simplify": True,
     "font.size": 8.5,
@@ -87,7 +87,7 @@ def svg(draw: Callable[P, Figure]) -> Callable[Concatenate[str, P], str]:
     """Makes a function that draws a matplotlib figure one that returns SVG; its new first argument is the salt."""
 
     @wraps(draw)
-    def drawn(salt: str, *args: P.args, **kwargs: P.kwargs) -> str:
+    def drawn(salt: str, /, *args: P.args, **kwargs: P.kwargs) -> str:
         with mpl.rc_context(STYLE):
             return inline(draw(*args, **kwargs), salt)
 

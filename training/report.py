@@ -26,6 +26,7 @@ from training.figures import OodScores
 from training.gallery import Gallery, Strip
 from training.measure import Measured, measure
 from training.metrics import aurc, effective_rank, expected_calibration_error, reliability, selective_risk, spectrum
+from training.postprocessors import Outputs
 from training.tables import Table, caught_table, colours, partial_groups, separation_tables
 
 
@@ -73,27 +74,28 @@ class Writer:
 
     def scored(self, key: str) -> Scored:
         measured, gate = self.measured, self.gate(key)
+        threshold = None if gate is None else gate.threshold
         inside, found = measured.id_scores[key], measured.evaluation.postprocessors[key]
         about = measured.evaluation.ood_sets
         outside = [
             OodScores(name, scores[key], self.colours[name], about[name].group == "stand-in", found.sets[name].auroc)
             for name, scores in measured.ood_scores.items()
         ]
-        threshold = np.inf if gate is None else gate.threshold
-        caught = {entry.name: float((entry.scores > threshold).mean()) for entry in outside}
+        limit = np.inf if threshold is None else threshold
+        caught = {entry.name: float((entry.scores > limit).mean()) for entry in outside}
         every = operating_points(measured.calibration[key], inside, {entry.name: entry.scores for entry in outside}, self.page.delta)
         points = [point for point in every if point.guarantee == "pac"]
         return Scored(
             key=key,
-            near=found.near and found.near.auroc,
-            far=found.far and found.far.auroc,
+            near=None if found.near is None else found.near.auroc,
+            far=None if found.far is None else found.far.auroc,
             aurc=aurc(inside, measured.wrong),
             gate=gate,
-            rejected=float((inside > threshold).mean()),
+            rejected=float((inside > limit).mean()),
             caught=caught,
             points=points,
-            histograms=Markup(figures.histograms(f"histograms-{key}", inside, outside, gate and gate.threshold)),
-            roc=Markup(figures.roc(f"roc-{key}", inside, outside, gate and gate.threshold)),
+            histograms=Markup(figures.histograms(f"histograms-{key}", inside, outside, threshold)),
+            roc=Markup(figures.roc(f"roc-{key}", inside, outside, threshold)),
             operating=Markup(figures.operating(f"operating-{key}", points, outside)) if points else Markup(""),
             strips=self.gallery.strips(key, gate),
         )
@@ -111,10 +113,10 @@ class Writer:
 
     def spectrum(self) -> Markup:
         """Of this run's features of ID test pictures, and of those of the runs beside it."""
-        networks = {self.measured.trained.recipe.loss: self.measured.inside}
+        networks: dict[str, Outputs] = {self.measured.trained.recipe.loss: self.measured.inside}
         for run in self.page.beside:
             trained = load_trained(run)
-            name = trained.recipe.loss if trained.recipe.loss not in networks else run.name
+            name = run.name if trained.recipe.loss in networks else trained.recipe.loss
             networks[name] = FeatureCache(run, trained).outputs("ID test", self.measured.targets.id_test)
         spectra = {name: spectrum(outputs.features.numpy()) for name, outputs in networks.items()}
         return Markup(figures.spectrum("spectrum", {name: (values, effective_rank(values)) for name, values in spectra.items()}))
