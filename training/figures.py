@@ -187,11 +187,11 @@ def risk_coverage(risks: Mapping[str, Array]) -> Figure:
     figure, axes = one(5.4, 4.3)
     count = len(next(iter(risks.values())))
     # The first few answers say nothing yet: one error among ten is 10 %.
-    rows = np.unique(np.linspace(min(count - 1, 49), count - 1, 200).astype(int))
+    rows = np.unique(np.linspace(min(count // 20, 49), count - 1, 200).astype(int))
     for key, risk in risks.items():
         axes.plot((rows + 1) / count, risk[rows], color=COLOUR["muted"], linewidth=0.9, gid=f"curve-{key}")
     percent_axes(axes, "coverage: pictures that are answered", "errors among them")
-    axes.set_ylim(0, 1.05 * max(risk[rows].max() for risk in risks.values()))
+    axes.set_ylim(0, 1.05 * max(0.001, *(risk[rows].max() for risk in risks.values())))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     return figure
 

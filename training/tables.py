@@ -78,4 +78,4 @@ def caught_table(evaluation: Evaluation, sets: Sequence[str] | Mapping[str, str]
     for key, shares in caught.items():
         means = [[shares[name] for name in sets if evaluation.ood_sets[name].group == group] for group in ("near", "far")]
         rows[key] = [*(float(np.mean(mean)) if mean else None for mean in means), *(shares[name] for name in sets)]
-    return shaded("caught", f"caught at alpha {alpha:.4g}", True, ["near", "far", *sets], rows)
+    return shaded("caught", f"caught at alpha {100 * alpha:.4g} %", True, ["near", "far", *sets], rows)
