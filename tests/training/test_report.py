@@ -34,7 +34,7 @@ def test_every_score_of_the_registry_has_its_figures_and_pictures(page: str) -> 
     for key in REGISTRY:
         assert f'<button data-choose="{key}">' in page
         assert f'id="curve-{key}"' in page
-        assert len(re.findall(rf'data-of="{key}"', page)) == 3
+        assert len(re.findall(rf' data-of="{key}"', page)) == 3
     assert page.count("<svg") == 3 * len(REGISTRY) + 3
     assert page.count('src="data:image/webp;base64,') == len(REGISTRY) * 2 * 12
 
