@@ -73,7 +73,10 @@ def gate() -> str:
 
 def training() -> str:
     """What `benchmarks/training.py` measured."""
-    found = json.loads((RESULTS / "training.json").read_text())
+    file = RESULTS / "training.json"
+    if not file.exists():
+        return "Not measured yet."
+    found = json.loads(file.read_text())
     network = f"width {found['width']}, batch {found['batch_size']}, {found['precision']}"
     speeds = [f"{found[f'{name}_images_per_second']}" for name in ("plain", "ours")]
     return table("machine | ours | plain loop, images/s | ours, images/s | ratio", [(found["hardware"], network, *speeds, f"{found['ratio']:.2f}")])

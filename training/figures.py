@@ -77,7 +77,7 @@ def inline(figure: Figure, salt: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
-    svg = re.sub(r'<g id="(?!curve)[^"]*">', "<g>", svg)
+    svg = re.sub(r'<g id="(?!curve)[^"]*"', "<g", svg)
     for name, colour in COLOUR.items():
         svg = svg.replace(colour, f"var(--{name})")
     return re.sub(r'"[^"]*"', lambda value: re.sub(r"(\d+\.\d\d)\d+", r"\1", value[0]), svg)
