@@ -12,7 +12,7 @@ PIP := bin/python -m pip --disable-pip-version-check --no-input
 SERVE := .venv
 DEV := .venv-dev
 
-.PHONY: serve test dev lint types imports requirements clean
+.PHONY: serve test dev lint types imports reproduce requirements clean
 
 serve: $(SERVE)/.$(SERVICE)
 	$(SERVE)/bin/oodgate serve --port $(PORT)
@@ -46,6 +46,10 @@ types: dev
 
 imports: dev
 	$(DEV)/bin/lint-imports
+
+# The paper's CIFAR-10 comparison, at its full size unless ARGUMENTS says otherwise; goes on where it was stopped.
+reproduce: dev
+	$(DEV)/bin/python -m benchmarks.reproduce $(ARGUMENTS)
 
 # Pins the newest releases that pyproject.toml allows, for every Python and platform at once.
 requirements: dev

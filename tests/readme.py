@@ -83,6 +83,17 @@ def scoring() -> str:
     return table("100,000 x 512 features | CPU seconds | peak memory, MB", rows)
 
 
+def training() -> str:
+    """What `benchmarks/training.py` measured."""
+    file = RESULTS / "training.json"
+    if not file.exists():
+        return "Not measured yet."
+    found = json.loads(file.read_text())
+    network = f"width {found['width']}, batch {found['batch_size']}, {found['precision']}"
+    speeds = [f"{found[f'{name}_images_per_second']}" for name in ("plain", "ours")]
+    return table("machine | ours | plain loop, images/s | ours, images/s | ratio", [(found["hardware"], network, *speeds, f"{found['ratio']:.2f}")])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "errors": errors,
@@ -91,6 +102,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "promise": promise,
     "gate": gate,
     "scoring": scoring,
+    "training": training,
 }
 
 

@@ -37,7 +37,7 @@ def test_every_oodgate_command_of_the_readme_parses() -> None:
 
 def test_every_training_command_of_the_readme_parses() -> None:
     found = commands("oodgate-training")
-    assert {arguments[0] for arguments in found} == {"train", "evaluate", "export"}
+    assert {arguments[0] for arguments in found} == {"train", "evaluate", "report", "export"}
     for arguments in found:
         build_training_parser().parse_args(arguments)
 

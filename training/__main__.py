@@ -1,8 +1,9 @@
-"""The offline command line: `oodgate-training train | evaluate | export`."""
+"""The offline command line: `oodgate-training train | evaluate | report | export`."""
 
 import argparse
 import dataclasses
 import os
+import shlex
 import sys
 import typing
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ HELP = {
     "randaugment": "operations that RandAugment does to each picture; the OpenOOD leaderboard has 1, on ImageNet-1k 2",
     "randaugment_magnitude": "of RandAugment's operations, from 0 to 30; there 14, on ImageNet-200 10, on ImageNet-1k 9",
     "regmixup": "alpha of RegMixup; the OpenOOD leaderboard has 20 for CIFAR-10 and 10 for the others; 0 is without",
-    "calibration_share": "of the training pictures, held out for the thresholds",
+    "calibration_share": "of the training pictures, held out for the thresholds; 0 trains on all of them, and nothing can be exported",
     "calibration_limit": "at most this many are held out for the thresholds",
     "validation_share": "of the training pictures, where the data has no validation part",
     "validation_limit": "at most this many for that",
@@ -134,6 +135,19 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     print(f"written to {path}")
 
 
+def run_report(arguments: argparse.Namespace) -> None:
+    from training.checkpoint import load_trained
+    from training.postprocessors import REGISTRY
+    from training.report import Page, report
+
+    trained = load_trained(arguments.run_folder)
+    page = Page(arguments.alpha, arguments.delta, arguments.beside, shlex.join(["oodgate-training", *arguments.argv]))
+    out = arguments.out or arguments.run_folder / "report.html"
+    targets = open_targets(arguments, trained.recipe)
+    report(arguments.run_folder, trained, targets, arguments.postprocessors or tuple(REGISTRY), page, out)
+    print(f"the report is {out}")
+
+
 def run_export(arguments: argparse.Namespace) -> None:
     from training.checkpoint import load_trained
     from training.export import Export, export
@@ -167,6 +181,11 @@ def add_targets(parser: argparse.ArgumentParser, scores: str) -> None:
     parser.add_argument("--postprocessors", nargs="+", default=[], metavar="KEY", help=f"scores, separated by spaces or commas; default {scores}")
 
 
+def add_promise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--alpha", type=float, default=0.05, help="share of ID images that may be rejected (default 0.05)")
+    parser.add_argument("--delta", type=float, default=0.05, help="the promise may fail with this probability (default 0.05)")
+
+
 def build_parser(preset: str = "cifar") -> argparse.ArgumentParser:
     """The command line; a preset changes the defaults of `train`."""
     parser = argparse.ArgumentParser("oodgate-training", description="Train, evaluate and export image classifiers that can say no.")
@@ -182,14 +201,19 @@ def build_parser(preset: str = "cifar") -> argparse.ArgumentParser:
     add_targets(evaluate, "all but odin and iodin, which need the pictures and four times as long")
     evaluate.add_argument("--json", type=Path, help="where to write the table (default RUN/evaluation.json)")
     evaluate.set_defaults(run=run_evaluate)
+    report = commands.add_parser("report", help="draw an evaluation: one HTML page that works offline")
+    add_targets(report, "all but odin and iodin")
+    report.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default RUN/report.html)")
+    report.add_argument("--beside", type=Path, action="append", default=[], metavar="RUN", help="a run whose spectrum is drawn too; repeatable")
+    add_promise(report)
+    report.set_defaults(run=run_report)
     export = commands.add_parser("export", help="write a calibrated bundle that the service can load")
     add_targets(export, "the ten of the README")
     export.add_argument("--name", required=True, help="the bundle's name, e.g. cifar10-resnet18")
     export.add_argument("--models-dir", type=Path, default=Path("models"), help="where bundles lie (default models)")
     export.add_argument("--version", type=int, help="default: one more than the newest")
     export.add_argument("--default-postprocessor", default="msp", metavar="KEY", help="the score that decides (default msp)")
-    export.add_argument("--alpha", type=float, default=0.05, help="share of ID images that may be rejected (default 0.05)")
-    export.add_argument("--delta", type=float, default=0.05, help="the promise may fail with this probability (default 0.05)")
+    add_promise(export)
     export.add_argument("--weights", choices=("fp32", "fp16"), default="fp32", help="how the graph stores them; fp16 halves the file (default fp32)")
     export.set_defaults(run=run_export)
     return parser
@@ -199,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     if "preset" in arguments:
         arguments = build_parser(arguments.preset).parse_args(argv)
+    arguments.argv = sys.argv[1:] if argv is None else argv
     try:
         arguments.run(arguments)
     except TrainingError as exc:

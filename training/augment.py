@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from training.devices import move
 from training.randaugment import randaugment
 
 Augmentation = Literal["crop-flip", "resized-crop-flip", "none"]
@@ -13,7 +14,7 @@ Augmentation = Literal["crop-flip", "resized-crop-flip", "none"]
 
 def flip(images: Tensor, generator: Generator) -> Tensor:
     """Mirrors each picture left to right with probability one half."""
-    chosen = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    chosen = move(torch.rand(len(images), generator=generator), images.device) < 0.5
     return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
@@ -21,7 +22,7 @@ def crop(images: Tensor, generator: Generator, padding: int = 4) -> Tensor:
     """Pads each picture with black and cuts a window of the old size at random: torchvision's RandomCrop, batched."""
     count, height, width, _ = images.shape
     padded = functional.pad(images, (0, 0, padding, padding, padding, padding))
-    top, left = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(images.device)
+    top, left = move(torch.randint(0, 2 * padding + 1, (2, count), generator=generator), images.device)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
     which = torch.arange(count, device=images.device)
@@ -34,7 +35,7 @@ def resized_crop(images: Tensor, size: int, generator: Generator) -> Tensor:
     The window is drawn inside the square that preprocessing left, not inside the original picture.
     """
     count = len(images)
-    area, aspect, y, x = torch.rand((4, count), generator=generator).to(images.device)
+    area, aspect, y, x = move(torch.rand((4, count), generator=generator), images.device)
     area = 0.08 + 0.92 * area
     ratio = torch.exp((2 * aspect - 1) * torch.log(torch.tensor(4 / 3)))
     h, w = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)

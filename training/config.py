@@ -72,7 +72,7 @@ class Recipe:
             ("randaugment", 0 <= self.randaugment <= 14, "from 0 to 14 operations"),
             ("randaugment_magnitude", 0 <= self.randaugment_magnitude <= HIGHEST, f"from 0 to {HIGHEST}"),
             ("regmixup", 0 <= self.regmixup < math.inf, "at least 0 (none)"),
-            ("calibration_share", 0 < self.calibration_share < 1, "between 0 and 1"),
+            ("calibration_share", 0 <= self.calibration_share < 1, "at least 0 and below 1"),
             ("calibration_limit", self.calibration_limit >= 1, "at least 1"),
             ("validation_share", 0 < self.validation_share < 1, "between 0 and 1"),
             ("validation_limit", self.validation_limit >= 1, "at least 1"),

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from service.bundle.preprocess import InputSpec, Pixels
 from training.config import TrainingError
+from training.devices import fits, move
 from training.sources import Source
 
 
@@ -29,15 +30,23 @@ class Pictures:
         self.spec = spec
         self.tensor = None if array is None else torch.from_numpy(array)
         self.pool = None if array is not None else ThreadPoolExecutor(cores())
+        self.device = torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def move(self, device: torch.device) -> None:
+        """From now on batches come on this device, where the whole set stays if it is in memory and fits."""
+        self.device, self.labels = device, self.labels.to(device)
+        if self.tensor is not None and fits(self.tensor.nbytes, device):
+            self.tensor = self.tensor.to(device)
+
     def take(self, rows: Tensor) -> Tensor:
         if self.tensor is not None:
-            return self.tensor[rows]
+            return move(self.tensor[move(rows, self.tensor.device)], self.device)
         assert self.pool is not None
-        return torch.from_numpy(np.stack(list(self.pool.map(lambda i: self.source.pixels(i, self.spec), rows.tolist()))))
+        pixels = np.stack(list(self.pool.map(lambda i: self.source.pixels(i, self.spec), rows.tolist())))
+        return move(torch.from_numpy(pixels), self.device)
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) for each tensor of rows; the next batch is prepared while the caller uses this one."""
@@ -49,7 +58,7 @@ class Pictures:
                 images = coming.result()
                 if following is not None:
                     coming = ahead.submit(self.take, following)
-                yield images, self.labels[rows]
+                yield images, self.labels[move(rows, self.device)]
 
 
 def cores() -> int:

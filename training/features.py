@@ -11,6 +11,7 @@ from service.bundle.preprocess import InputSpec
 from training import checkpoint
 from training.checkpoint import Trained
 from training.data import load
+from training.devices import own_device
 from training.networks import Classifier
 from training.postprocessors import Outputs
 from training.sources import Source
@@ -21,20 +22,21 @@ BATCH = 128
 @torch.no_grad()
 def extract(network: Classifier, source: Source, spec: InputSpec, what: str, skip_unreadable: bool = False) -> Outputs:
     """Features (N, D), logits (N, C) and labels (N,) of a set, in float32 on the CPU, without augmentation."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     network = network.eval().to(device)
     pictures = load(source, spec, what, skip_unreadable)
+    pictures.move(device)
     features: list[Tensor] = []
     logits: list[Tensor] = []
     order = torch.arange(len(pictures)).split(BATCH)
     with tqdm(total=len(pictures), desc=what, unit="image", leave=False, disable=None) as bar:
         for images, _ in pictures.batches(order):
-            some_features, some_logits = network(images.to(device))
+            some_features, some_logits = network(images)
             features.append(some_features.float().cpu())
             logits.append(some_logits.float().cpu())
             bar.update(len(images))
     network.cpu()
-    return Outputs(torch.cat(features), torch.cat(logits), pictures.labels.clone())
+    return Outputs(torch.cat(features), torch.cat(logits), pictures.labels.cpu().clone())
 
 
 class FeatureCache:

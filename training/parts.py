@@ -11,7 +11,7 @@ from training.sources import Source, open_source
 
 @dataclass(frozen=True)
 class Parts:
-    """Nothing here has been decoded. `test` is None where the data has none."""
+    """Nothing here has been decoded. `test` is None where the data has none; a calibration share of 0 leaves that part empty."""
 
     train: Source
     validation: Source
@@ -81,6 +81,8 @@ def check_classes(source: Source, where: str) -> None:
 
 def hold_out(labels: NDArray[np.int64], share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows kept and rows held out: of each class the same share, at most `limit` in all but at least one each, by seed."""
+    if share == 0:
+        return np.arange(len(labels)), np.arange(0)
     share = min(share, limit / len(labels))
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     wanted = np.array([share * len(rows) for rows in classes])

@@ -21,21 +21,23 @@ from training.augment import augment
 from training.checkpoint import check_place, code_version, load_initial, saved_state
 from training.config import Recipe, TrainingError
 from training.data import channel_statistics, load
-from training.losses import LOSSES
+from training.devices import own_device
+from training.losses import LOSSES, Loss
 from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
 from training.parts import check_classes, open_parts
 from training.processes import Stopped, one_goes_ahead, process_group, signals, stop_reading, world_size
 from training.regmixup import make_batch
 from training.scalars import Scalars
+from training.tally import Tally
 
 
 class Trainer:
     """One process of one run, from its beginning or from the state that last.pt holds."""
 
-    def __init__(self, recipe: Recipe, run: Path, state: dict[str, Any] | None = None) -> None:
-        self.recipe, self.run = recipe, run
+    def __init__(self, recipe: Recipe, run: Path, state: dict[str, Any] | None = None, loss: Loss | None = None) -> None:
+        self.recipe, self.run, self.loss = recipe, run, loss or LOSSES[recipe.loss]
         self.rank, self.local_rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")), world_size()
-        self.device = torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = own_device(self.local_rank)
         torch.manual_seed(recipe.seed)
         with one_goes_ahead(self.local_rank):
             parts = open_parts(recipe)
@@ -57,6 +59,8 @@ class Trainer:
             self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         else:
             self.mean, self.std = channel_statistics(self.train_set)
+        self.train_set.move(self.device)
+        self.validation_set.move(self.device)
         network = initial.network if initial else self.build_network(pretrained=recipe.pretrained and state is None)
         if initial is None and state is None:
             network.whiten(self.train_set.take(torch.linspace(0, len(self.train_set) - 1, min(len(self.train_set), 2000)).long()))
@@ -65,8 +69,8 @@ class Trainer:
         self.network: Classifier = network.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(self.network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
         self.generator = torch.Generator()
-        self.epoch, self.step, self.sums = 0, 0, [0.0, 0.0, 0.0]
-        self.best = -1.0
+        self.epoch, self.step, self.best = 0, 0, -1.0
+        self.tally = Tally(self.device, self.world)
         if state is not None:
             self.restore(state)
         module: nn.Module = self.network
@@ -91,7 +95,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step, self.sums, self.best = state["epoch"], state["step"], state["sums"], state["best"]
+        self.epoch, self.step, self.tally.sums, self.best = state["epoch"], state["step"], list(state["sums"]), state["best"]
         self.generator.set_state(state["generators"][self.rank])
 
     def save(self) -> None:
@@ -103,7 +107,7 @@ class Trainer:
         if self.rank:
             return
         state: dict[str, Any] = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "generators": generators}
-        state |= {"epoch": self.epoch, "step": self.step, "sums": self.sums, "best": self.best, "world": self.world}
+        state |= {"epoch": self.epoch, "step": self.step, "sums": self.tally.sums, "best": self.best, "world": self.world}
         checkpoint.save(self.run / "last.pt", state | self.description())
 
     def description(self) -> dict[str, Any]:
@@ -123,12 +127,12 @@ class Trainer:
     def train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        recipe, given = self.recipe, images.to(self.device)
-        images = augment(given, recipe.augment, recipe.input.size, self.generator, recipe.randaugment, recipe.randaugment_magnitude)
-        batch = make_batch(images, labels.to(self.device), recipe.regmixup, self.generator)
+        recipe = self.recipe
+        images = augment(images, recipe.augment, recipe.input.size, self.generator, recipe.randaugment, recipe.randaugment_magnitude)
+        batch = make_batch(images, labels, recipe.regmixup, self.generator)
         with self.autocast():
             _, logits = self.forward(batch.images)
-        loss = batch.loss(LOSSES[recipe.loss], logits, self.network.head)
+        loss = batch.loss(self.loss, logits, self.network.head)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -153,13 +157,16 @@ class Trainer:
         )
         with bar:
             for images, labels in self.train_set.batches(mine):
-                loss, accuracy, stopping = self.shared(*self.train_step(images, labels))
+                self.tally.add(*self.train_step(images, labels))
                 self.step += 1
-                self.sums = [self.sums[0] + loss, self.sums[1] + accuracy, self.sums[2] + 1]
-                if not math.isfinite(loss):
-                    raise self.diverged(f"the loss is {loss}")
-                bar.set_postfix(loss=f"{self.sums[0] / self.sums[2]:.3f}", accuracy=f"{self.sums[1] / self.sums[2]:.3f}", refresh=False)
                 bar.update(together)
+                # Alone, a process may leave at any step; with others only at one where all of them look.
+                if not (self.tally.due or self.step == self.steps or (self.stopping and self.world == 1)):
+                    continue
+                stopping = self.tally.read(self.stopping)
+                if not math.isfinite(self.tally.loss):
+                    raise self.diverged(f"the loss is {self.tally.loss}")
+                bar.set_postfix(loss=f"{self.tally.loss:.3f}", accuracy=f"{self.tally.accuracy:.3f}", refresh=False)
                 if stopping:
                     self.check_weights()
                     self.save()
@@ -169,14 +176,6 @@ class Trainer:
             for buffer in self.network.buffers():
                 distributed.broadcast(buffer, 0)
         self.check_weights()
-
-    def shared(self, loss: Tensor, accuracy: Tensor) -> tuple[float, float, bool]:
-        """Loss and accuracy over all processes, and whether any was told to stop: all must leave an epoch at the same step."""
-        values = torch.stack([loss, accuracy, torch.tensor(float(self.stopping), device=self.device)])
-        if self.world > 1:
-            distributed.all_reduce(values)
-        total_loss, total_accuracy, stopping = values.tolist()
-        return total_loss / self.world, total_accuracy / self.world, stopping > 0
 
     def check_weights(self) -> None:
         """Bad weights show in the loss only one step later, which may be after they were saved."""
@@ -195,8 +194,8 @@ class Trainer:
         right = 0
         for images, labels in self.validation_set.batches(torch.arange(len(self.validation_set)).split(500)):
             with self.autocast():
-                _, logits = self.network(images.to(self.device))
-            right += int((logits.argmax(dim=1).cpu() == labels).sum())
+                _, logits = self.network(images)
+            right += int((logits.argmax(dim=1) == labels).sum())
         return right / len(self.validation_set)
 
     def fit(self) -> float:
@@ -207,9 +206,9 @@ class Trainer:
                 start, rate, steps = time.monotonic(), self.learning_rate(), self.steps - self.step
                 self.train_epoch()
                 speed = steps * self.recipe.batch_size * self.world / (time.monotonic() - start)
-                loss, accuracy = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
+                loss, accuracy = self.tally.loss, self.tally.accuracy
                 validation = self.validate()
-                self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+                self.epoch, self.step, self.tally.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
                 better, self.best = validation >= self.best, max(self.best, validation)
                 if self.rank == 0:
                     values = {"loss": loss, "accuracy/train": accuracy, "accuracy/validation": validation, "lr": rate}
@@ -233,8 +232,8 @@ class Trainer:
         self.stopping = True
 
 
-def train(recipe: Recipe, run: Path, resume: bool = False) -> float:
-    """Trains a recipe into the folder `run`; the best validation accuracy.
+def train(recipe: Recipe, run: Path, resume: bool = False, loss: Loss | None = None) -> float:
+    """Trains a recipe into the folder `run`; the best validation accuracy. `loss`: for experiments, instead of the recipe's.
 
     Under torchrun every process calls this. SyncBatchNorm exists for CUDA only: on CPUs the first process's running
     statistics count.
@@ -245,4 +244,4 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> float:
         print(f"{run} is complete: all {recipe.epochs} epochs are done")
         return float(state["best"])
     with signals(stop_reading), process_group():
-        return Trainer(recipe, run, state).fit()
+        return Trainer(recipe, run, state, loss).fit()

@@ -19,7 +19,7 @@ from training.config import PRESETS, Recipe, TrainingError, default_run_folder
         {"momentum": 0.0},
         {"momentum": 1.0},
         {"weight_decay": -1e-4},
-        {"calibration_share": 0.0},
+        {"calibration_share": -0.1},
         {"calibration_share": 1.0},
         {"calibration_limit": 0},
         {"validation_share": 0.0},

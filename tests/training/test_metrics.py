@@ -1,7 +1,18 @@
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 
-from training.metrics import accuracy, expected_calibration_error, mean_separation, separation
+from training.metrics import (
+    accuracy,
+    aurc,
+    effective_rank,
+    expected_calibration_error,
+    mean_separation,
+    reliability,
+    selective_risk,
+    separation,
+    spectrum,
+)
 
 
 def brute_auroc(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -74,3 +85,36 @@ def test_full_confidence_falls_into_the_last_bin() -> None:
 
 def test_accuracy_is_the_share_of_largest_entries_at_the_label() -> None:
     assert accuracy(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0])) == 0.5
+
+
+def test_the_risk_at_each_coverage_is_the_error_among_the_least_strange() -> None:
+    scores, wrong = np.array([0.3, 0.1, 0.2, 0.4]), np.array([True, False, False, True])
+    assert selective_risk(scores, wrong).tolist() == pytest.approx([0, 0, 1 / 3, 1 / 2])
+    assert aurc(scores, wrong) == pytest.approx((1 / 3 + 1 / 2) / 4)
+
+
+def test_equal_scores_come_in_no_order() -> None:
+    wrong = np.array([True, False, False, False])
+    assert selective_risk(np.zeros(4), wrong).tolist() == pytest.approx([0.25] * 4)
+    assert selective_risk(np.zeros(4), wrong[::-1]).tolist() == pytest.approx([0.25] * 4)
+
+
+def test_the_spectrum_counts_the_directions_that_features_use() -> None:
+    features = np.zeros((1000, 8), np.float32)
+    features[:, :3] = np.random.default_rng(0).normal(size=(1000, 3))
+    values = spectrum(features)
+    assert values[0] == 1
+    assert (values[:3] > 0.5).all()
+    assert values[3:].max() < 1e-12
+    assert effective_rank(values) == pytest.approx(3, rel=0.02)
+
+
+def test_the_calibration_error_is_the_gap_of_the_reliability_diagram() -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(4), 500)
+    labels = generator.integers(0, 4, 500)
+    bins = reliability(probabilities, labels)
+    assert bins.counts.sum() == 500
+    filled = bins.counts > 0
+    gap = (bins.counts * abs(bins.accuracy - bins.confidence))[filled].sum() / 500
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(gap)

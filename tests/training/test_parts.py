@@ -28,6 +28,12 @@ def test_calibration_takes_ten_percent_of_every_class(recipe: Recipe) -> None:
     assert np.bincount(open_parts(recipe).calibration.labels).tolist() == [4, 4, 4]
 
 
+def test_without_a_calibration_share_every_picture_is_trained_on(recipe: Recipe, write_folder: WriteFolder, tmp_path: Path) -> None:
+    validation = str(write_folder(tmp_path / "val", blue=2, green=2, red=2))
+    parts = open_parts(replace(recipe, calibration_share=0, validation=validation))
+    assert (len(parts.train), len(parts.calibration)) == (120, 0)
+
+
 def test_the_same_recipe_gives_the_same_parts(recipe: Recipe) -> None:
     first, again = open_parts(recipe), open_parts(recipe)
     for one, other in ((first.train, again.train), (first.validation, again.validation), (first.calibration, again.calibration)):

@@ -22,6 +22,7 @@ from training.__main__ import main
 from training.checkpoint import code_version, load_trained
 from training.config import Recipe, TrainingError
 from training.data import load
+from training.losses import LOSSES
 from training.parts import open_parts
 from training.processes import Stopped
 from training.train import Trainer, train
@@ -269,6 +270,17 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(recipe: Recipe, f
     assert same(checkpoint.read(tmp_path / "run" / "best.pt"), checkpoint.read(finished / "best.pt"))
 
 
+def test_a_run_that_reads_its_loss_seldom_stops_at_once_and_ends_with_the_same_weights(recipe: Recipe, finished: Path, tmp_path: Path) -> None:
+    trainer = StopsItself(recipe, tmp_path / "run")
+    trainer.at, trainer.tally.every = (1, 2), 4
+    with pytest.raises(Stopped, match="stopped in epoch 2 after step 3"):
+        trainer.fit()
+    going_on = Trainer(recipe, tmp_path / "run", last(tmp_path / "run"))
+    going_on.tally.every = 4
+    going_on.fit()
+    assert same(last(tmp_path / "run"), last(finished))
+
+
 def test_the_scalars_of_a_stopped_run_are_on_disk(recipe: Recipe, tmp_path: Path) -> None:
     trainer = StopsItself(recipe, tmp_path / "run")
     trainer.at = (1, 0)
@@ -341,6 +353,26 @@ def test_the_last_good_checkpoint_survives_bad_weights(recipe: Recipe, tmp_path:
         state = checkpoint.read(tmp_path / "run" / name)
         assert state["epoch"] == 1
         assert all(torch.isfinite(tensor).all() for tensor in state["network"].values())
+
+
+def test_a_run_that_reads_its_loss_seldom_still_notices_that_it_diverged(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Poisoned(recipe, tmp_path / "run")
+    trainer.before, trainer.tally.every = (1, 1), 4
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 2, step 4"):
+        trainer.fit()
+    assert last(tmp_path / "run")["epoch"] == 1
+
+
+def test_another_loss_can_be_tried_without_a_name_for_it(recipe: Recipe, finished: Path, tmp_path: Path) -> None:
+    asked = []
+
+    def tried(logits: Tensor, head: torch.nn.Linear, labels: Tensor) -> Tensor:
+        asked.append(len(labels))
+        return LOSSES[recipe.loss](logits, head, labels)
+
+    train(recipe, tmp_path / "run", loss=tried)
+    assert asked == [16] * 2 * STEPS
+    assert same(last(tmp_path / "run"), last(finished))
 
 
 def test_stopping_does_not_save_bad_weights(recipe: Recipe, tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""The report's table, once for each metric: scores down, sets across, every cell shaded by its place in its column."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.bundle.evaluation import Evaluation, OodSet, Separation
+
+# Field of Separation, what it is called, whether more is better.
+METRICS = (
+    ("auroc", "AUROC", True),
+    ("fpr95_ood_caught", "FPR95, OOD caught", False),
+    ("fpr95_id_kept", "FPR95, ID kept", False),
+    ("aupr_in", "AUPR, ID", True),
+    ("aupr_out", "AUPR, OOD", True),
+)
+# Four colours of the figures for each group.
+PALETTE = {"near": 0, "far": 4, "stand-in": 8}
+
+
+@dataclass(frozen=True)
+class Table:
+    """`cells`: score -> one (value, shade) for each column; the shade is 1 for the best of the column and 0 for the worst."""
+
+    slug: str
+    title: str
+    more_is_better: bool
+    columns: Sequence[str]
+    cells: Mapping[str, Sequence[tuple[float | None, float]]]
+
+
+def colours(ood_sets: Mapping[str, OodSet]) -> dict[str, str]:
+    """Set -> the name of its colour: warm for near, cool for far, muted for stand-ins."""
+    counts = dict.fromkeys(PALETTE, 0)
+    found = {}
+    for name, about in ood_sets.items():
+        if about.images:
+            found[name] = f"ood{PALETTE[about.group] + counts[about.group] % 4}"
+            counts[about.group] += 1
+    return found
+
+
+def partial_groups(evaluation: Evaluation) -> set[str]:
+    """Groups whose mean lacks pictures of the benchmark."""
+    return {about.group for about in evaluation.ood_sets.values() if about.expected not in (None, about.images)}
+
+
+def shaded(slug: str, title: str, more_is_better: bool, columns: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> Table:
+    numbers = np.array([[np.nan if cell is None else cell for cell in row] for row in values.values()])
+    low, high = np.nanmin(numbers, axis=0, initial=np.inf), np.nanmax(numbers, axis=0, initial=-np.inf)
+    spread = np.where(high > low, high - low, 1)
+    shades = (numbers - low) / spread if more_is_better else (high - numbers) / spread
+    shades = np.where(np.isnan(numbers), 0, shades)
+    cells = {key: list(zip(row, map(float, shade), strict=True)) for (key, row), shade in zip(values.items(), shades, strict=True)}
+    return Table(slug, title, more_is_better, columns, cells)
+
+
+def separation_tables(evaluation: Evaluation, sets: Sequence[str] | Mapping[str, str]) -> list[Table]:
+    """One table for each metric: the means of near and far, then every set that is there."""
+    found = []
+    for field, title, more_is_better in METRICS:
+
+        def value(entry: Separation | None, field: str = field) -> float | None:
+            return None if entry is None else float(getattr(entry, field))
+
+        rows = {
+            key: [value(entry.near), value(entry.far), *(value(entry.sets[name]) for name in sets)]
+            for key, entry in evaluation.postprocessors.items()
+        }
+        found.append(shaded(field, title, more_is_better, ["near", "far", *sets], rows))
+    return found
+
+
+def caught_table(evaluation: Evaluation, sets: Sequence[str] | Mapping[str, str], caught: Mapping[str, Mapping[str, float]], alpha: float) -> Table:
+    """The share of each OOD set that is rejected at the threshold for alpha."""
+    rows: dict[str, list[float | None]] = {}
+    for key, shares in caught.items():
+        means = [[shares[name] for name in sets if evaluation.ood_sets[name].group == group] for group in ("near", "far")]
+        rows[key] = [*(float(np.mean(mean)) if mean else None for mean in means), *(shares[name] for name in sets)]
+    return shaded("caught", f"caught at alpha {100 * alpha:.4g} %", True, ["near", "far", *sets], rows)

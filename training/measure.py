@@ -1,0 +1,62 @@
+"""Every score of a run on every picture: what a report draws, beside the evaluation that sums it up."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.bundle.evaluation import Evaluation
+from training.benchmarks import Targets
+from training.checkpoint import Trained
+from training.config import TrainingError
+from training.evaluate import Fitted, conclude, fit, score, summarise
+from training.features import FeatureCache
+from training.parts import open_parts
+from training.postprocessors import Outputs
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Outputs, and per score the scores of ID (N,) and OOD pictures (M,) and the sorted ones of calibration pictures (n,)."""
+
+    trained: Trained
+    targets: Targets
+    fitted: Fitted
+    inside: Outputs
+    outside: Mapping[str, Outputs]
+    id_scores: Mapping[str, Array]
+    ood_scores: Mapping[str, Mapping[str, Array]]
+    calibration: Mapping[str, Array]
+    evaluation: Evaluation
+
+    @property
+    def wrong(self) -> Array:
+        """Which ID test pictures are classified wrongly, (N,)."""
+        return (self.inside.logits.argmax(dim=1) != self.inside.labels).numpy()
+
+
+def measure(run: Path, trained: Trained, targets: Targets, keys: Sequence[str]) -> Measured:
+    """Takes seconds after an evaluation, whose features it finds. Without a calibration part, n is 0."""
+    if not targets.sources:
+        raise TrainingError("there is no OOD set to report on; give --benchmark, --near or --far")
+    cache, parts = FeatureCache(run, trained), open_parts(trained.recipe)
+    fitted = fit(trained, parts, cache, keys)
+    scores = fitted.postprocessors
+    inside = cache.outputs("ID test", targets.id_test)
+    outside = {name: cache.outputs(name, source) for name, source in targets.sources.items()}
+    id_scores = {key: score(scores[key], inside) for key in keys}
+    ood_scores = {name: {key: score(scores[key], outputs) for key in keys} for name, outputs in outside.items()}
+    calibration = dict.fromkeys(keys, np.empty(0, np.float32))
+    if len(parts.calibration):
+        held_out = cache.outputs("calibration", parts.calibration)
+        calibration = {key: np.sort(score(scores[key], held_out)) for key in keys}
+    with torch.inference_mode():
+        served, raw = fitted.probabilities(inside.logits).numpy(), inside.logits.softmax(dim=1).numpy()
+    evaluation = conclude(targets, inside.labels.numpy(), served, raw, summarise(id_scores, ood_scores, targets.ood_sets))
+    return Measured(trained, targets, fitted, inside, outside, id_scores, ood_scores, calibration, evaluation)
