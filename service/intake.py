@@ -68,8 +68,6 @@ def read_question(request: Request) -> Question:
 
 async def read_uploads(request: Request, max_body_bytes: int, max_images: int) -> list[Upload]:
     """The pictures of a request, at least one. Raises one of the exceptions above, or starlette's ClientDisconnect."""
-    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-        raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
     content_type = request.headers.get("content-type", "application/octet-stream")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in ACCEPTED:
@@ -78,16 +76,18 @@ async def read_uploads(request: Request, max_body_bytes: int, max_images: int) -
     if media_type == "multipart/form-data":
         uploads = await read_multipart(body, content_type, max_images)
     elif media_type == "application/json":
-        uploads = await read_json(b"".join([chunk async for chunk in body]), max_images)
+        uploads = await read_json(await whole(body), max_images)
     else:
-        uploads = [Upload(b"".join([chunk async for chunk in body]))]
+        uploads = [Upload(await whole(body))]
         if not uploads[0].data:
             raise MalformedBody("the body is empty, there is no image in it")
     return uploads
 
 
 async def counted(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]:
-    """The body's chunks, until they are more than allowed."""
+    """The body's chunks, until they are more than allowed. Raises UnsupportedEncoding or BodyTooLarge."""
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > max_body_bytes:
         raise BodyTooLarge(f"the body has {length} bytes, at most {max_body_bytes} are read")
@@ -97,6 +97,10 @@ async def counted(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]
         if read > max_body_bytes:
             raise BodyTooLarge(f"the body has more than {max_body_bytes} bytes, which is the most that is read")
         yield chunk
+
+
+async def whole(body: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in body])
 
 
 async def read_json(body: bytes, max_images: int) -> list[Upload]:

@@ -1,17 +1,15 @@
 """POST /predict: pictures in, classes and OOD decisions out."""
 
-import asyncio
 import time
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Receive
 
-from service.context import context_of, timing_of
+from service.classify import classify, count
+from service.context import context_of
 from service.errors import documented
 from service.intake import IMAGE_TYPES, read_question, read_uploads
-from service.place import Place
 from service.schemas import Answer, Question, example_answer
 
 router = APIRouter()
@@ -66,42 +64,20 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 )
 async def predict(request: Request) -> Response:
     arrived = time.monotonic()
-    context, timing = context_of(request), timing_of(request)
-    settings, stage = context.settings, context.metrics.stage
+    context = context_of(request)
+    settings = context.settings
     question = read_question(request)
     chosen = context.repository.find(question.model, question.version)
     choice = chosen.choose(question.postprocessor, question.alpha)
     top_k = chosen.check_top_k(question.top_k)
     chosen.batcher.refuse_when_full()
     uploads = await read_uploads(request, settings.max_body_bytes, settings.max_images_per_request)
-    read = time.monotonic()
-    stage["read"].observe(read - arrived)
-    with chosen.batcher.admit(len(uploads), arrived + settings.request_deadline_ms / 1000) as place:
-        watching = asyncio.create_task(watch(request.receive, place))
-        try:
-            images = await context.decoder.decode(uploads, chosen.manifest.input)
-            timing.decode = time.monotonic() - read
-            stage["decode"].observe(timing.decode)
-            answered = await chosen.batcher.answer(place, images)
-        finally:
-            watching.cancel()
-    timing.queue, timing.infer = answered.queue_seconds, answered.infer_seconds
-    stage["queue"].observe(timing.queue)
-    stage["infer"].observe(timing.infer)
+    probabilities, scores = await classify(request, chosen, uploads, arrived, arrived + settings.request_deadline_ms / 1000)
     inferred = time.monotonic()
-    probabilities, scores = answered.outputs
     verdict = chosen.judge(scores, choice)
     answer = chosen.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
-    shadows = [chosen.judge(scores, shadow) for shadow in chosen.shadows]
-    context.metrics.count(chosen, choice, verdict, [prediction.class_id for prediction in answer.predictions], shadows)
+    count(request, chosen, choice, verdict, probabilities, scores)
     body = answer.__pydantic_serializer__.to_json(answer)
     headers = {"X-OOD-Rejected": "true" if answer.predictions[0].ood.rejected else "false"} if len(uploads) == 1 else None
-    stage["encode"].observe(time.monotonic() - inferred)
+    context.metrics.stage["encode"].observe(time.monotonic() - inferred)
     return Response(body, 200, headers, "application/json")
-
-
-async def watch(receive: Receive, place: Place) -> None:
-    """Gives the caller's place up as soon as the connection is closed."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    place.abandon()
