@@ -27,7 +27,7 @@ async def classify(request: Request, model: Model, images: Sequence[Upload] | Pi
     with model.batcher.admit(len(images), deadline) as place:
         watching = asyncio.create_task(watch(request.receive, place))
         try:
-            rows = images if isinstance(images, np.ndarray) else await context.decoder.decode(images, model.manifest.input)
+            rows = list(images) if isinstance(images, np.ndarray) else await context.decoder.decode(images, model.manifest.input)
             timing.decode = time.monotonic() - read
             stage["decode"].observe(timing.decode)
             answered = await model.batcher.answer(place, rows)

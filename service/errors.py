@@ -21,6 +21,7 @@ from service.model import AlphaOutOfRange, TopKOutOfRange, UnknownPostprocessor
 from service.place import DeadlinePassed, Departed, InferenceFailed
 from service.repository import DeadBatcher, NotReady, UnknownModel
 from service.schemas import Problem
+from service.tensors import InvalidTensor
 
 log = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
@@ -39,6 +40,7 @@ class Kind:
 INTERNAL = Kind(500, "internal", "Internal error")
 TABLE: dict[type[Exception], Kind] = {
     MalformedBody: Kind(400, "malformed-body", "The body cannot be read"),
+    InvalidTensor: Kind(400, "invalid-tensor", "The tensors are not those of the model"),
     ClientDisconnect: Kind(400, "truncated-body", "The body ended too early"),
     UnknownModel: Kind(404, "unknown-model", "No such model is loaded"),
     BodyTooLarge: Kind(413, "body-too-large", "The body is too large"),
@@ -119,6 +121,9 @@ def answer(request: Request, exc: Exception) -> Response:
     if kind is INTERNAL:
         log.error("request %s failed", request_id, exc_info=exc)
     detail = detail_of(exc, request)
+    if request.url.path.startswith("/v2"):
+        # Where clients of the Open Inference Protocol look.
+        extra["error"] = detail
     problem = Problem(type=f"urn:oodgate:problem:{kind.name}", title=kind.title, status=kind.status, detail=detail, request_id=request_id, **extra)
     return Response(problem.model_dump_json(), kind.status, headers_of(exc), PROBLEM_TYPE)
 
