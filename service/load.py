@@ -42,10 +42,16 @@ class Run:
     counts_answers: bool = False
 
     def __init__(self, warm_seconds: float, seconds: float) -> None:
-        self.begin = time.perf_counter() + warm_seconds
-        self.end = self.begin + seconds
+        self.warm_seconds = warm_seconds
+        self.seconds = seconds
+        self.begin = self.end = 0.0
         self.under_way = 0
         self.records: list[tuple[float, float, int]] = []
+
+    def start(self) -> None:
+        """Once the callers are there: connecting takes time of its own."""
+        self.begin = time.perf_counter() + self.warm_seconds
+        self.end = self.begin + self.seconds
 
     def ask(self, caller: Caller, due: float) -> None:
         self.under_way += 1
@@ -120,7 +126,7 @@ def closed_loop(target: Target, callers: int, seconds: float, warm_seconds: floa
             load = ClosedLoop(warm_seconds, seconds)
             made = [await make(load) for _ in range(callers)]
             await drive(load, made)
-            return summarise({"loop": "closed", "connections": callers}, load, seconds)
+            return summarise({"loop": "closed", "connections": callers}, load)
 
     return with_loop(run, uvloop.new_event_loop)
 
@@ -131,7 +137,7 @@ def open_loop(target: Target, rate: float, seconds: float, warm_seconds: float =
             load = OpenLoop(warm_seconds, seconds, rate)
             made = [await make(load) for _ in range(callers)]
             await drive(load, made, load.arrive())
-            return summarise({"loop": "open", "rate": round(rate, 2)}, load, seconds)
+            return summarise({"loop": "open", "rate": round(rate, 2)}, load)
 
     return with_loop(run, lambda: precise_loop(callers))
 
@@ -159,6 +165,7 @@ def with_loop(run: Callable[[], Any], factory: Callable[[], asyncio.AbstractEven
 
 async def drive(load: Run, callers: Sequence[Caller], arrivals: Awaitable[None] | None = None) -> None:
     """Until the end, and then until all that were asked have been answered."""
+    load.start()
     for caller in callers:
         load.free(caller)
     if arrivals is not None:
@@ -169,15 +176,15 @@ async def drive(load: Run, callers: Sequence[Caller], arrivals: Awaitable[None] 
         await asyncio.sleep(0.01)
 
 
-def summarise(asked: dict[str, Any], load: Run, seconds: float) -> Outcome:
+def summarise(asked: dict[str, Any], load: Run) -> Outcome:
     counted = [(took, status) for at, took, status in load.records if load.begin <= at < load.end]
     statuses = Counter(status for _, status in counted)
     # Nothing came within the grace.
     statuses[LOST] += load.under_way + len(getattr(load, "waiting", ()))
     return Outcome(
         asked,
-        seconds,
-        round(statuses[OK] / seconds, 2),
+        load.seconds,
+        round(statuses[OK] / load.seconds, 2),
         {str(status): number for status, number in sorted(statuses.items()) if number},
         percentiles(took for took, status in counted if status == OK),
         percentiles(took for took, status in counted if status != OK),
