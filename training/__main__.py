@@ -122,7 +122,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         default_postprocessor=arguments.default_postprocessor,
         alpha=arguments.alpha,
         delta=arguments.delta,
-        weights=arguments.weights,
+        precision=arguments.precision,
     )
     print(f"the bundle is in {export(arguments.run_folder, trained, open_targets(arguments, trained.recipe), asked)}")
 
@@ -157,7 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--default-postprocessor", default="msp", metavar="KEY", help="the score that decides (default msp)")
     export.add_argument("--alpha", type=float, default=0.05, help="share of ID images that may be rejected (default 0.05)")
     export.add_argument("--delta", type=float, default=0.05, help="the promise may fail with this probability (default 0.05)")
-    export.add_argument("--weights", choices=("fp32", "fp16"), default="fp32", help="how the graph stores them; fp16 halves the file (default fp32)")
+    export.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="fp16 stores weights in 16 bits (half the file, computed in fp32); int8 quantises the convolutions (default fp32)",
+    )
     export.set_defaults(run=run_export)
     return parser
 
