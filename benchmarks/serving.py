@@ -35,6 +35,9 @@ from service.runtime import Runtime, cpu_quota
 
 CONNECTIONS = (1, 8, 32, 64)
 RAW = ("Content-Type: image/png",)
+FORM = ("Content-Type: multipart/form-data; boundary=b",)
+# Those that take no raw picture, and the field in which they take it.
+FORMS = {"LitServe": "file", "BentoML": "picture"}
 
 
 def pictures(count: int = 64) -> list[bytes]:
@@ -49,8 +52,8 @@ def pictures(count: int = 64) -> list[bytes]:
     return found
 
 
-def form(data: bytes) -> bytes:
-    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+def form(data: bytes, field: str) -> bytes:
+    head = b'--b\r\nContent-Disposition: form-data; name="%s"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' % field.encode()
     return head + data + b"\r\n--b--\r\n"
 
 
@@ -151,7 +154,6 @@ def measure(bundle: Path, peers: Path | None, only: Sequence[str], turns: int, s
     data = pictures()
     ours = [sys.executable, "-m", "service", "serve", "--device", "cpu", "--port", "{port}"]
     ours += ["--models-dir", str(bundle.parent.parent), "--model", bundle.parent.name]
-    forms, form_headers = [form(one) for one in data], ("Content-Type: multipart/form-data; boundary=b",)
     with started(ours, bundle, data[0], RAW) as (url, group):
         target = http_target(url, data, RAW)
         result = against_the_graph(bundle, target, data, turns, seconds)
@@ -160,9 +162,9 @@ def measure(bundle: Path, peers: Path | None, only: Sequence[str], turns: int, s
         print({key: value for key, value in result["load"].items() if key != "outcomes"})
         result["servers"] = rows({"oodgate": (target, group)}, turns, seconds)
         for name in only if peers else ():
-            body, headers, bodies = (forms[0], form_headers, forms) if name == "LitServe" else (data[0], RAW, data)
+            bodies, headers = ([form(one, FORMS[name]) for one in data], FORM) if name in FORMS else (data, RAW)
             try:
-                with started([str(peers), *PEERS[name]], bundle, body, headers) as (address, process):
+                with started([str(peers), *PEERS[name]], bundle, bodies[0], headers) as (address, process):
                     both = {"oodgate": (target, group), name: (http_target(address, bodies, headers), process)}
                     found = rows(both, turns, seconds)
                     result["servers"][name] = found[name] | {"oodgate_beside_it": found["oodgate"]}

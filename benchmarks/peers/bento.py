@@ -1,4 +1,4 @@
-"""BentoML with its adaptive batching. A raw body comes as a file of the request's root."""
+"""BentoML with its adaptive batching. It reads JSON or forms, so the picture comes as a form's file."""
 
 from pathlib import Path
 from typing import Annotated, Any

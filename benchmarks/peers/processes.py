@@ -65,7 +65,7 @@ def memory_mb(group: int) -> float:
     total = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if os.getpgid(int(folder.name)) == group:
+            if os.getsid(int(folder.name)) == group:
                 rollup = (folder / "smaps_rollup").read_text()
                 total += int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
         except (OSError, StopIteration):
