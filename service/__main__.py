@@ -1,13 +1,15 @@
-"""The command line: `oodgate serve` and `oodgate predict`. Heavy imports wait until a command needs them."""
+"""The command line: `oodgate serve`, `oodgate predict` and `oodgate bench`. Heavy imports wait until a command needs them."""
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from service import __version__
 from service.settings import Settings, WrongSetting, flag, load_settings
 
 PREDICT_SETTINGS = ("models_dir", "model", "device", "postprocessor", "alpha", "guarantee", "intra_op_threads", "max_image_pixels")
+BENCH_SETTINGS = (*PREDICT_SETTINGS, "max_batch_size", "max_queue_delay_ms", "max_queue_size")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
         from service.serve import serve
 
         return serve(settings)
+    if options.command == "bench":
+        from service.bench import Plan, bench
+
+        load = (options.connections, options.rate, options.share, options.seconds, options.warm_seconds)
+        return bench(settings, options.paths, Plan(options.url, options.header, *load, options.json))
     from service.pictures import predict
 
     return predict(settings, options.paths, options.version, options.top_k, options.json)
@@ -40,7 +47,29 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--version", type=int, help="version of the model; the highest if left out")
     predict.add_argument("--top-k", type=int, help="classes to list")
     predict.add_argument("--json", action="store_const", const="json", default="table", help="one JSON object per picture instead of a table")
+    bench = commands.add_parser("bench", help="measure throughput and waiting times of a running server, or of this machine without one")
+    add_bench(bench)
+    add_settings(bench, BENCH_SETTINGS)
     return parser
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="pictures to send in turn; folders are searched recursively")
+    parser.add_argument("--url", help="where to POST them, e.g. http://127.0.0.1:8000/predict; left out: in this process, without HTTP")
+    parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="to send along, e.g. an API key; repeatable")
+    parser.add_argument(
+        "--connections",
+        type=int,
+        nargs="*",
+        default=[1, 8, 32],
+        metavar="N",
+        help="closed loop: N callers, each asking again at once",
+    )
+    parser.add_argument("--rate", type=float, nargs="+", default=[], metavar="R", help="open loop: R requests in a second, at random moments")
+    parser.add_argument("--share", type=float, nargs="+", default=[], metavar="S", help="open loop at this share of the best throughput found")
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement [default: 10]")
+    parser.add_argument("--warm-seconds", type=float, default=1, help="before each, not counted [default: 1]")
+    parser.add_argument("--json", type=Path, help="file for the figures")
 
 
 def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from service.envelope import Envelope
 from service.keys import Guard, Keys
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import health, models, predict
+from service.routes import health, models, open_inference, predict
 from service.runtime import cpu_quota
 from service.schemas import Problem
 from service.settings import Settings
@@ -81,6 +81,8 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
     # Straight to the function: FastAPI's way to it reads parameters and dependencies that this route does not have, and
     # takes a quarter of all that the event loop does for a request. The router's own /predict is there for the schema.
     app.add_route("/predict", predict.predict, methods=["POST"], include_in_schema=False)
-    for routes in (predict, models, health):
+    for place in open_inference.PATHS:
+        app.add_route(f"/v2{place}/infer", open_inference.infer, methods=["POST"], include_in_schema=False)
+    for routes in (predict, models, health, open_inference):
         app.include_router(routes.router)
     return app

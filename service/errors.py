@@ -31,6 +31,7 @@ from service.model import AlphaOutOfRange, TopKOutOfRange, UnknownPostprocessor
 from service.place import DeadlinePassed, Departed, InferenceFailed
 from service.repository import DeadBatcher, NotReady, ReloadFailed, UnknownModel
 from service.schemas import Problem
+from service.tensors import InvalidTensor
 
 log = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
@@ -49,6 +50,7 @@ class Kind:
 INTERNAL = Kind(500, "internal", "Internal error")
 TABLE: dict[type[Exception], Kind] = {
     MalformedBody: Kind(400, "malformed-body", "The body cannot be read"),
+    InvalidTensor: Kind(400, "invalid-tensor", "The tensors are not those of the model"),
     ClientDisconnect: Kind(400, "truncated-body", "The body ended too early"),
     MissingKey: Kind(401, "missing-key", "A key is needed"),
     Forbidden: Kind(403, "forbidden", "The key does not open this"),
@@ -139,6 +141,9 @@ def answer(request: Request, exc: Exception) -> Response:
     if kind is INTERNAL:
         log.error("request %s failed", request_id, exc_info=exc)
     detail = detail_of(exc, request)
+    if request.url.path.startswith("/v2"):
+        # Where clients of the Open Inference Protocol look.
+        extra["error"] = detail
     problem = Problem(type=f"urn:oodgate:problem:{kind.name}", title=kind.title, status=kind.status, detail=detail, request_id=request_id, **extra)
     return Response(problem.model_dump_json(), kind.status, headers_of(exc), PROBLEM_TYPE)
 

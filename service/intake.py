@@ -93,8 +93,6 @@ def read_deadline(request: Request, settings: Settings) -> float:
 
 async def read_uploads(request: Request, settings: Settings, deadline: float) -> list[Upload]:
     """The pictures of a request, at least one. Raises one of the exceptions above, DeadlinePassed, or starlette's ClientDisconnect."""
-    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-        raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
     content_type = request.headers.get("content-type", "application/octet-stream")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in ACCEPTED:
@@ -103,16 +101,18 @@ async def read_uploads(request: Request, settings: Settings, deadline: float) ->
     if media_type == "multipart/form-data":
         uploads = await read_multipart(body, content_type, settings.max_images_per_request)
     elif media_type == "application/json":
-        uploads = await read_json(b"".join([chunk async for chunk in body]), settings.max_images_per_request)
+        uploads = await read_json(await whole(body), settings.max_images_per_request)
     else:
-        uploads = [Upload(b"".join([chunk async for chunk in body]))]
+        uploads = [Upload(await whole(body))]
         if not uploads[0].data:
             raise MalformedBody("the body is empty, there is no image in it")
     return uploads
 
 
 async def counted(request: Request, settings: Settings, deadline: float) -> AsyncIterator[bytes]:
-    """The body's chunks, until they are more, or later, than allowed. Raises BodyTooLarge, BodyTooSlow or DeadlinePassed."""
+    """The body's chunks, until they are more, or later, than allowed. Raises UnsupportedEncoding, BodyTooLarge, BodyTooSlow or DeadlinePassed."""
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
     most = settings.max_body_bytes
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > most:
@@ -134,6 +134,10 @@ async def counted(request: Request, settings: Settings, deadline: float) -> Asyn
         if read > most:
             raise BodyTooLarge(f"the body has more than {most} bytes, which is the most that is read")
         yield chunk
+
+
+async def whole(body: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in body])
 
 
 async def read_json(body: bytes, max_images: int) -> list[Upload]:

@@ -196,10 +196,10 @@ def open_column(bundle: Bundle, guarantee: Guarantee, column: int, alpha: float)
 
 def open_model(folder: Path, settings: Settings, on_batch: Callable[[int], None] | None = None) -> Model:
     """A bundle loaded, checked on the device that it will use, and warm. Raises BundleError, WrongDevice and what Model raises."""
-    runtime = Runtime(load_bundle(folder), settings.device, settings.intra_op_threads)
+    runtime = Runtime(load_bundle(folder), settings.device, settings.intra_op_threads, settings.max_batch_size)
     model = Model(runtime, settings, on_batch)
     runtime.check_golden()
-    runtime.warm(settings.max_batch_size)
+    runtime.warm()
     return model
 
 

@@ -1,7 +1,9 @@
-"""The only file that knows onnxruntime: opens a bundle's graph on a device and runs batches through it."""
+"""What knows onnxruntime, with `buckets`: opens a bundle's graph on a device and runs batches through it."""
 
 import math
 import os
+import re
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -10,11 +12,21 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service.buckets import Buckets
 from service.bundle.manifest import Bundle, BundleError
 from service.bundle.preprocess import Pixels
 
 Device = Literal["auto", "cpu", "cuda"]
 GOLDEN_TOLERANCE = 1e-3
+CUDA_OPTIONS = {
+    # The default tries every algorithm whenever it meets a new batch size, for up to a second.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",
+    # Thresholds were calibrated in float32: TF32 has three digits.
+    "use_tf32": "0",
+}
+# Convolutions and matrix products, fused, quantised or plain.
+HEAVY = re.compile("Conv|Gemm|MatMul")
 
 
 class WrongDevice(Exception):
@@ -39,12 +51,15 @@ def installed(name: str) -> bool:
     return True
 
 
-def cpu_quota() -> int:
+def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """CPUs this process may use: the cgroup's quota where there is one (onnxruntime itself sees the whole host)."""
     cores = len(os.sched_getaffinity(0))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+        if (whole := cgroup / "cpu.max").exists():
+            quota, period = whole.read_text().split()
+        else:  # version 1 of cgroups
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        return cores if quota == "max" or int(quota) < 0 else max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):
         return cores
 
@@ -52,13 +67,15 @@ def cpu_quota() -> int:
 class Runtime:
     """A graph ready to run. `run` is thread-safe and releases the GIL while the graph computes."""
 
-    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int | None = None, max_batch_size: int = 32) -> None:
         """Raises WrongDevice, or BundleError for a graph that does not fit its manifest."""
         check_installation()
         self.bundle = bundle
         self.session = open_session(bundle.model, bundle.folder, device, threads or cpu_quota())
         self.provider: str = self.session.get_providers()[0]
         check_graph(bundle, self.session)
+        self.max_batch_size = max_batch_size
+        self.buckets = Buckets(bundle, self.session, self.device, max_batch_size) if self.device == "cuda" else None
 
     @property
     def device(self) -> str:
@@ -66,15 +83,18 @@ class Runtime:
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Images uint8 (N, H, W, 3) -> probabilities (N, C) and raw scores (N, P)."""
+        if self.buckets is not None:
+            return self.buckets.run(images)
         probabilities, scores = self.session.run(["probabilities", "scores"], {"images": images})
         return probabilities, scores
 
-    def warm(self, max_batch_size: int) -> None:
-        """Lets the session allocate, and CUDA choose its algorithms, before anyone waits for it."""
+    def warm(self) -> None:
+        """Lets the session allocate, and CUDA choose its algorithms, before anyone waits for it.
+
+        The largest batch first: what it needs is then there, and the arena grows no more once requests come.
+        """
         size = self.bundle.manifest.input.size
-        # On CPUs only the very first run is slow; on CUDA the first of each batch size.
-        largest = max_batch_size if self.device == "cuda" else 1
-        for batch_size in range(1, largest + 1):
+        for batch_size in reversed(self.buckets.sizes if self.buckets is not None else (1, self.max_batch_size)):
             self.run(np.zeros((batch_size, size, size, 3), np.uint8))
 
     def check_golden(self) -> None:
@@ -96,13 +116,14 @@ def open_session(model: bytes, folder: Path, device: Device, threads: int) -> or
     options.inter_op_num_threads = 1
     # Idle threads that spin take the cores that decode the next pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # So that it can be asked where each node really runs.
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.log_severity_level = 3
     cuda = device == "cuda" or (device == "auto" and installed("onnxruntime-gpu") and cuda_usable())
     if cuda:
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             raise WrongDevice(f"device {device} was asked for, but this onnxruntime was built without CUDA; install oodgate[gpu], not oodgate[cpu]")
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        providers: list[object] = [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})]
+        providers: list[object] = [("CUDAExecutionProvider", CUDA_OPTIONS), "CPUExecutionProvider"]
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
     else:
@@ -120,9 +141,27 @@ def open_session(model: bytes, folder: Path, device: Device, threads: int) -> or
         raise BundleError(f"{folder}: model.onnx cannot be opened: {exc}") from None
     finally:
         os.close(file)
-    if cuda and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise WrongDevice(f"device {device} was asked for, but onnxruntime runs on {session.get_providers()[0]}")
+    if cuda:
+        check_cuda_is_used(session, device)
     return session
+
+
+def check_cuda_is_used(session: ort.InferenceSession, device: Device) -> None:
+    """Raises WrongDevice unless the session is on CUDA with all that costs time. onnxruntime falls back without a word.
+
+    Its own strict option would also refuse graphs with a small node that has no CUDA kernel, which do no harm.
+    """
+    if (provider := session.get_providers()[0]) != "CUDAExecutionProvider":
+        raise WrongDevice(f"device {device} was asked for, but onnxruntime runs on {provider}")
+    elsewhere = heavy_nodes(session, lambda provider: provider != "CUDAExecutionProvider")
+    if elsewhere:
+        raise WrongDevice(f"device {device} was asked for, but onnxruntime runs {', '.join(sorted(elsewhere))} of the graph elsewhere")
+
+
+def heavy_nodes(session: ort.InferenceSession, where: Callable[[str], bool]) -> set[str]:
+    """The kinds of costly nodes that the session has put on such providers. Needs a session that records its assignment."""
+    subgraphs = (subgraph for subgraph in session.get_provider_graph_assignment_info() if where(subgraph.ep_name))
+    return {node.op_type for subgraph in subgraphs for node in subgraph.get_nodes() if HEAVY.search(node.op_type)}
 
 
 def cuda_usable() -> bool:

@@ -94,6 +94,28 @@ def training() -> str:
     return table("machine | ours | plain loop, images/s | ours, images/s | ratio", [(found["hardware"], network, *speeds, f"{found['ratio']:.2f}")])
 
 
+def serving() -> str:
+    """What `benchmarks/serving.py` measured."""
+    if not (path := RESULTS / "serving.json").exists():
+        return "Not measured yet on a machine with nothing else to do."
+    written = []
+    for name, found in json.loads(path.read_text())["bundles"].items():
+        load = found["load"]
+        written.append(
+            f"`{name}`: {found['served_per_second']:.0f} pictures a second at 32 connections, {found['throughput_ratio']:.2f} of decoding and "
+            f"the graph alone; a lone connection waits {found['added_ms']:.2f} ms longer than the graph takes. Poisson arrivals at 70 %: p99 is "
+            f"{load['p99_over_median_at_70']:.1f} medians; at twice the maximum "
+            f"the p99 of what is answered is {load['overload_p99_over_p99_at_90']:.1f} times that at 90 %."
+        )
+        rows = []
+        for server, measured in found["servers"].items():
+            beside = measured.get("oodgate_beside_it", measured)
+            cells = [f"{measured[n]['answered_per_second']:.0f} ({beside[n]['answered_per_second']:.0f})" for n in ("1", "8", "32", "64")]
+            rows.append((server, *cells, f"{measured['memory_mb']:.0f}"))
+        written.append(table("answered a second (oodgate in the same turns) | 1 connection | 8 | 32 | 64 | MB", rows))
+    return "\n\n".join(written)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "errors": errors,
@@ -103,6 +125,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gate": gate,
     "scoring": scoring,
     "training": training,
+    "serving": serving,
 }
 
 

@@ -162,7 +162,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         default_postprocessor=arguments.default_postprocessor,
         alpha=arguments.alpha,
         delta=arguments.delta,
-        weights=arguments.weights,
+        precision=arguments.precision,
     )
     targets = open_targets(arguments, trained.recipe)
     found = run_search(arguments, trained, targets, asked.postprocessors)
@@ -214,7 +214,12 @@ def build_parser(preset: str = "cifar") -> argparse.ArgumentParser:
     export.add_argument("--version", type=int, help="default: one more than the newest")
     export.add_argument("--default-postprocessor", default="msp", metavar="KEY", help="the score that decides (default msp)")
     add_promise(export)
-    export.add_argument("--weights", choices=("fp32", "fp16"), default="fp32", help="how the graph stores them; fp16 halves the file (default fp32)")
+    export.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="fp16 stores weights in 16 bits (half the file, computed in fp32); int8 quantises the convolutions (default fp32)",
+    )
     export.set_defaults(run=run_export)
     return parser
 

@@ -44,7 +44,7 @@ from training.sources import Source
 GOLDEN_IMAGES = 32
 BATCH = 100
 Array = NDArray[Any]
-Weights = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Export:
     default_postprocessor: str = "msp"
     alpha: float = 0.05
     delta: float = 0.05
-    weights: Weights = "fp32"
+    precision: Precision = "fp32"
 
 
 class GraphRunner:
@@ -98,12 +98,20 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
             f"alpha {asked.alpha:g} needs at least {needed} calibration pictures, {trained.recipe.data} leaves {len(parts.calibration)}"
         )
     fitted = fit(trained, parts, cache, asked.postprocessors, choices(found))
-    network = round_weights(trained.network) if asked.weights == "fp16" else trained.network
+    network = round_weights(trained.network) if asked.precision == "fp16" else trained.network
     graph = Graph(network, fitted.probabilities, fitted.postprocessors).eval()
     print("exporting the graph")
     model = to_onnx(graph, trained.recipe.input.size, ["probabilities", "scores"])
     runner = GraphRunner(model, folder, trained.recipe)
-    golden = release(graph, runner, parts.validation, targets)
+    inside, outside = release_pictures(runner, parts.validation, targets)
+    golden = check_release(graph, runner, inside, outside)
+    if asked.precision == "int8":
+        from training.quantise import quantise
+
+        print("quantising the graph")
+        model = quantise(model, inside.numpy())
+        runner = GraphRunner(model, folder, trained.recipe)
+        golden = check_release(None, runner, inside, outside, graph.keys)
     _, probabilities, scores = runner.run_source(parts.calibration, "calibration pictures")
     order = scores.argsort(axis=0, kind="stable")
     calibration = np.take_along_axis(scores, order, axis=0).T.copy()
@@ -141,7 +149,8 @@ def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:
         raise TrainingError(f"{folder} exists; a version is never overwritten")
     recipe = trained.recipe
     training = TrainingInfo(
-        recipe=recipe.as_dict() | {"weights": asked.weights, "epoch_kept": trained.epoch, "validation_accuracy": trained.validation_accuracy},
+        recipe=recipe.as_dict()
+        | {"served_precision": asked.precision, "epoch_kept": trained.epoch, "validation_accuracy": trained.validation_accuracy},
         data=recipe.data,
         seed=recipe.seed,
         code_version=trained.code_version,
@@ -158,27 +167,36 @@ def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:
     }
 
 
-@torch.inference_mode()
-def release(graph: Graph, runner: GraphRunner, validation: Source, targets: Targets) -> bytes:
-    """Passes the release gate, or raises; the golden images come from the pictures that it was passed on.
+def release_pictures(runner: GraphRunner, validation: Source, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
+    """ID and OOD pictures for the release gate, each (N, H, W, 3).
 
     Where no OOD validation set is given, the validation pictures with their patches shuffled stand in for one.
     """
     inside = sample(runner.load(validation, "validation pictures"))
     if targets.ood_validation is not None:
-        outside = sample(runner.load(targets.ood_validation, "OOD validation pictures"))
-    else:
-        print("no OOD validation set is given: validation pictures with shuffled patches stand in for it")
-        outside = shuffled_patches(inside, max(1, runner.spec.size // 4))
+        return inside, sample(runner.load(targets.ood_validation, "OOD validation pictures"))
+    print("no OOD validation set is given: validation pictures with shuffled patches stand in for it")
+    return inside, shuffled_patches(inside, max(1, runner.spec.size // 4))
+
+
+@torch.inference_mode()
+def check_release(graph: Graph | None, runner: GraphRunner, inside: torch.Tensor, outside: torch.Tensor, keys: Sequence[str] | None = None) -> bytes:
+    """Passes the release gate, or raises; the golden images come from the pictures that it was passed on.
+
+    graph: what the exported one must equal, and the source of the golden answers. None for a quantised one, which equals nothing but itself.
+    """
     images = torch.cat([inside, outside])
-    wanted = [graph(batch) for batch in images.split(BATCH)]
     got = [runner.run(batch.numpy()) for batch in images.split(BATCH)]
-    probabilities, scores = (torch.cat(part).numpy() for part in zip(*wanted, strict=True))
-    graph_probabilities, graph_scores = (np.concatenate(part) for part in zip(*got, strict=True))
-    check_parity("probabilities", probabilities, graph_probabilities)
-    columns = dict(zip(graph.keys, graph_scores.T, strict=True))
-    for key, wanted_column in zip(graph.keys, scores.T, strict=True):
-        check_parity(key, wanted_column, columns[key])
+    probabilities, scores = (np.concatenate(part) for part in zip(*got, strict=True))
+    keys = graph.keys if graph is not None else keys or ()
+    columns = dict(zip(keys, scores.T, strict=True))
+    if graph is not None:
+        graph_probabilities = probabilities
+        wanted = [graph(batch) for batch in images.split(BATCH)]
+        probabilities, scores = (torch.cat(part).numpy() for part in zip(*wanted, strict=True))
+        check_parity("probabilities", probabilities, graph_probabilities)
+        for key, wanted_column in zip(keys, scores.T, strict=True):
+            check_parity(key, wanted_column, columns[key])
     found = check_scores(
         {key: column[: len(inside)] for key, column in columns.items()}, {key: column[len(inside) :] for key, column in columns.items()}
     )

@@ -32,7 +32,7 @@ def round_weights(network: Classifier) -> Classifier:
         for name, weight in rounded.named_parameters():
             weight.copy_(weight.half().float())
             if not weight.isfinite().all():
-                raise TrainingError(f"{name} has weights beyond 65504, which float16 cannot hold; export with --weights fp32")
+                raise TrainingError(f"{name} has weights beyond 65504, which float16 cannot hold; export with --precision fp32")
     return rounded
 
 

@@ -1,18 +1,16 @@
 """POST /predict: pictures in, classes and OOD decisions out."""
 
-import asyncio
 import time
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Receive
 
-from service.context import Context, context_of, timing_of
+from service.classify import classify, count, encoded
+from service.context import context_of, timing_of
 from service.errors import documented
 from service.intake import IMAGE_TYPES, TIMEOUT_HEADER, read_deadline, read_question, read_uploads
 from service.model import Model
-from service.place import Place
 from service.schemas import Answer, Question, example_answer
 
 router = APIRouter()
@@ -77,51 +75,24 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 async def predict(request: Request) -> Response:
     context, question = context_of(request), read_question(request)
     deadline = read_deadline(request, context.settings)
-    with context.repository.lease(question.model, question.version) as chosen:
-        return await classify(request, context, chosen, question, deadline)
+    with context.repository.lease(question.model, question.version) as model:
+        return await answer(request, model, question, deadline)
 
 
-async def classify(request: Request, context: Context, chosen: Model, question: Question, deadline: float) -> Response:
-    arrived = time.monotonic()
-    timing, stage = timing_of(request), context.metrics.stage
-    timing.model, timing.version = chosen.name, chosen.version
-    choice = chosen.choose(question.postprocessor, question.alpha)
+async def answer(request: Request, model: Model, question: Question, deadline: float) -> Response:
+    arrived, timing = time.monotonic(), timing_of(request)
+    timing.model, timing.version = model.name, model.version
+    choice = model.choose(question.postprocessor, question.alpha)
     timing.postprocessor = choice.postprocessor
-    top_k = chosen.check_top_k(question.top_k)
-    chosen.batcher.refuse_when_full()
-    uploads = await read_uploads(request, context.settings, deadline)
-    timing.images = len(uploads)
-    read = time.monotonic()
-    timing.read = read - arrived
-    stage["read"].observe(timing.read)
-    with chosen.batcher.admit(len(uploads), deadline) as place:
-        watching = asyncio.create_task(watch(request.receive, place))
-        try:
-            images = await context.decoder.decode(uploads, chosen.manifest.input, place)
-            timing.decode = time.monotonic() - read
-            stage["decode"].observe(timing.decode)
-            answered = await chosen.batcher.answer(place, images)
-        finally:
-            watching.cancel()
-    timing.queue, timing.infer = answered.queue_seconds, answered.infer_seconds
-    stage["queue"].observe(timing.queue)
-    stage["infer"].observe(timing.infer)
+    top_k = model.check_top_k(question.top_k)
+    model.batcher.refuse_when_full()
+    uploads = await read_uploads(request, context_of(request).settings, deadline)
+    probabilities, scores = await classify(request, model, uploads, arrived, deadline)
     inferred = time.monotonic()
-    probabilities, scores = answered.outputs
-    verdict = chosen.judge(scores, choice)
-    timing.rejected = int(verdict.rejected.sum())
-    answer = chosen.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
-    shadows = [chosen.judge(scores, shadow) for shadow in chosen.shadows]
-    context.metrics.count(chosen, choice, verdict, [prediction.class_id for prediction in answer.predictions], shadows)
-    body = answer.__pydantic_serializer__.to_json(answer)
-    headers = {"X-OOD-Rejected": "true" if answer.predictions[0].ood.rejected else "false"} if len(uploads) == 1 else None
-    timing.encode = time.monotonic() - inferred
-    stage["encode"].observe(timing.encode)
+    verdict = model.judge(scores, choice)
+    count(request, model, choice, verdict, probabilities, scores)
+    found = model.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
+    body = found.__pydantic_serializer__.to_json(found)
+    headers = {"X-OOD-Rejected": "true" if found.predictions[0].ood.rejected else "false"} if len(uploads) == 1 else None
+    encoded(request, inferred)
     return Response(body, 200, headers, "application/json")
-
-
-async def watch(receive: Receive, place: Place) -> None:
-    """Gives the caller's place up as soon as the connection is closed."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    place.abandon()

@@ -1,4 +1,5 @@
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,5 +101,20 @@ def test_a_picture_has_the_same_scores_alone_and_in_any_batch(models_dir: Path, 
     np.testing.assert_allclose(runtime.run(images[:batch_size])[1], alone, atol=1e-5)
 
 
-def test_there_is_at_least_one_cpu_to_use() -> None:
-    assert cpu_quota() >= 1
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, len(os.sched_getaffinity(0))),
+        ({"cpu.max": "99900000 100000\n"}, len(os.sched_getaffinity(0))),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, len(os.sched_getaffinity(0))),
+        ({}, len(os.sched_getaffinity(0))),
+    ],
+)
+def test_the_cpus_to_use_are_those_that_the_cgroup_allows(tmp_path: Path, files: dict[str, str], quota: int) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_quota(tmp_path) == quota

@@ -102,12 +102,28 @@ def test_shuffled_patches_keep_the_pixels_and_move_them() -> None:
 
 
 def test_weights_in_16_bits_halve_the_graph_and_pass_the_same_gate(bundle_folder: Path, trained_run: Path, targets: Targets, tmp_path: Path) -> None:
-    asked = Export("blobs", tmp_path, postprocessors=("msp", "ebo"), weights="fp16")
+    asked = Export("blobs", tmp_path, postprocessors=("msp", "ebo"), precision="fp16")
     halves = load_bundle(export(trained_run, load_trained(trained_run), targets, asked))
     whole = load_bundle(bundle_folder)
     assert len(halves.model) < 0.65 * len(whole.model)
     assert halves.evaluation.accuracy == pytest.approx(whole.evaluation.accuracy, abs=0.05)
     Runtime(halves, "cpu").check_golden()
+
+
+def test_quantised_convolutions_shrink_the_graph_and_are_calibrated_and_evaluated_as_they_are(
+    bundle_folder: Path, trained_run: Path, targets: Targets, tmp_path: Path
+) -> None:
+    asked = Export("blobs", tmp_path, postprocessors=("msp", "ebo"), precision="int8")
+    trained = load_trained(trained_run)
+    small, whole = load_bundle(export(trained_run, trained, targets, asked)), load_bundle(bundle_folder)
+    assert len(small.model) < 0.7 * len(whole.model)
+    assert small.evaluation.accuracy == pytest.approx(whole.evaluation.accuracy, abs=0.1)
+    runtime = Runtime(small, "cpu")
+    runtime.check_golden()
+    pictures = load(open_parts(trained.recipe).calibration, trained.recipe.input, "calibration")
+    scores = runtime.run(pictures.take(torch.arange(len(pictures))).numpy())[1]
+    np.testing.assert_allclose(small.calibration.scores, np.sort(scores, axis=0).T, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(small.calibration.scores[0], whole.calibration.scores[0], atol=1e-5), "its own scores, not the unquantised graph's"
 
 
 def test_a_weight_that_16_bits_cannot_hold_is_refused(trained_run: Path) -> None:

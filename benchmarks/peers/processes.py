@@ -1,0 +1,73 @@
+"""Other servers as processes: started until they answer, ended with all that they started, and how much memory they take."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PEERS = {
+    "FastAPI, two workers": ("-m", "uvicorn", "peers.plain:app", "--workers", "2", "--no-access-log", "--port", "{port}"),
+    "LitServe": ("-m", "peers.lit"),
+    "BentoML": ("-m", "bentoml", "serve", "peers.bento:Peer", "--host", "127.0.0.1", "--port", "{port}"),
+    "Ray Serve": ("-m", "peers.ray_serve"),
+}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def started(command: Sequence[str], bundle: Path, body: bytes, headers: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The address and process id of a server that answers; ended with everything it started."""
+    port = free_port()
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}", "BUNDLE": str(bundle), "PORT": str(port)}
+    with tempfile.TemporaryFile() as log:
+        line = [part.format(port=port) for part in command]
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            url = f"http://127.0.0.1:{port}/predict"
+            patience = time.monotonic() + 180
+            while not answers(url, body, headers):
+                if process.poll() is not None or time.monotonic() > patience:
+                    log.seek(0)
+                    raise RuntimeError(f"{line} did not start:\n{log.read().decode()[-2000:]}")
+                time.sleep(0.3)
+            yield url, process.pid
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def answers(url: str, body: bytes, headers: Sequence[str]) -> bool:
+    request = urllib.request.Request(url, body, dict(header.split(": ", 1) for header in headers))
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def memory_mb(group: int) -> float:
+    """Resident memory of a server and all its processes, shared pages counted once."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == group:
+                rollup = (folder / "smaps_rollup").read_text()
+                total += int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
+        except (OSError, StopIteration):
+            continue
+    return total / 1024

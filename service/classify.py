@@ -1,0 +1,62 @@
+"""What every route that classifies does between reading its request and writing its answer: decode, wait, infer, count."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from starlette.requests import Request
+from starlette.types import Receive
+
+from service.bundle.preprocess import Pixels
+from service.context import context_of, timing_of
+from service.decoder import Upload
+from service.model import Choice, Model, Verdict
+from service.place import Array, Place
+
+
+async def classify(request: Request, model: Model, images: Sequence[Upload] | Pixels, arrived: float, deadline: float) -> tuple[Array, Array]:
+    """Encoded pictures, or decoded ones (N, H, W, 3) -> probabilities (N, C) and scores (N, P).
+
+    arrived, deadline: as time.monotonic() counts. Raises QueueFull, RefusedImage, DeadlinePassed, Departed or InferenceFailed.
+    """
+    context, timing = context_of(request), timing_of(request)
+    stage = context.metrics.stage
+    read = time.monotonic()
+    timing.images, timing.read = len(images), read - arrived
+    stage["read"].observe(timing.read)
+    with model.batcher.admit(len(images), deadline) as place:
+        watching = asyncio.create_task(watch(request.receive, place))
+        try:
+            rows = list(images) if isinstance(images, np.ndarray) else await context.decoder.decode(images, model.manifest.input, place)
+            timing.decode = time.monotonic() - read
+            stage["decode"].observe(timing.decode)
+            answered = await model.batcher.answer(place, rows)
+        finally:
+            watching.cancel()
+    timing.queue, timing.infer = answered.queue_seconds, answered.infer_seconds
+    stage["queue"].observe(timing.queue)
+    stage["infer"].observe(timing.infer)
+    probabilities, scores = answered.outputs
+    return probabilities, scores
+
+
+def count(request: Request, model: Model, choice: Choice, verdict: Verdict, probabilities: Array, scores: Array) -> None:
+    """Answered images, and what the shadows would have said of them."""
+    timing_of(request).rejected = int(verdict.rejected.sum())
+    shadows = [model.judge(scores, shadow) for shadow in model.shadows]
+    context_of(request).metrics.count(model, choice, verdict, probabilities.argmax(axis=1).tolist(), shadows)
+
+
+def encoded(request: Request, inferred: float) -> None:
+    """The answer is written; inferred: when that began, as time.monotonic() counts."""
+    timing = timing_of(request)
+    timing.encode = time.monotonic() - inferred
+    context_of(request).metrics.stage["encode"].observe(timing.encode)
+
+
+async def watch(receive: Receive, place: Place) -> None:
+    """Gives the caller's place up as soon as the connection is closed."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    place.abandon()

@@ -1,0 +1,142 @@
+"""/v2: the Open Inference Protocol, version 2, with its binary extension: what Triton, KServe and MLServer speak."""
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from service import __version__
+from service.classify import classify, count, encoded
+from service.context import context_of, timing_of
+from service.errors import documented
+from service.intake import LARGE_BYTES, TooManyImages, counted, read_deadline, whole
+from service.model import Model
+from service.repository import UnknownModel
+from service.tensors import HEADER_LENGTH, IMAGES, OUTPUTS, read_images, read_request, write_response
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "required": ["inputs"]},
+            "example": {"inputs": [{"name": IMAGES, "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo…"]}]},
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+# Read by hand, as /predict reads its query.
+IN_PATH = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in ("model", "version")]
+PATHS = {"/models/{model}": IN_PATH[:1], "/models/{model}/versions/{version}": IN_PATH}
+
+
+def named(request: Request) -> tuple[str, int | None]:
+    """The model and version that the path names. Raises UnknownModel."""
+    name, version = request.path_params["model"], request.path_params.get("version")
+    if version is not None and not (version.isascii() and version.isdigit()):
+        raise UnknownModel(f"{name} has no version {version!r}: versions are numbers")
+    return name, None if version is None else int(version)
+
+
+def find(request: Request) -> Model:
+    """The model that the path names. Raises NotReady or UnknownModel."""
+    return context_of(request).repository.find(*named(request))
+
+
+@router.get("", summary="The server's name, version and extensions")
+async def server() -> Response:
+    return JSONResponse({"name": "oodgate", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+
+@router.get("/health/live", responses=documented(500), summary="As GET /livez")
+async def live(request: Request) -> Response:
+    context_of(request).repository.check_alive()
+    return JSONResponse({"live": True})
+
+
+@router.get("/health/ready", responses=documented(503), summary="As GET /readyz")
+async def ready(request: Request) -> Response:
+    context_of(request).check_ready()
+    return JSONResponse({"ready": True})
+
+
+async def model_ready(request: Request) -> Response:
+    """Whether this model is loaded, checked and warm."""
+    return JSONResponse({"name": find(request).name, "ready": True})
+
+
+async def model_metadata(request: Request) -> Response:
+    """The model's inputs and outputs. `images` may also be BYTES[N]: encoded pictures."""
+    model = find(request)
+    size = model.manifest.input.size
+    widths = {"probabilities": [len(model.manifest.classes)], "scores": [len(model.manifest.postprocessors)]}
+    outputs = [{"name": name, "datatype": datatype, "shape": [-1, *widths.get(name, [])]} for name, datatype in OUTPUTS.items()]
+    return JSONResponse(
+        {
+            "name": model.name,
+            "versions": [str(version) for version in context_of(request).repository.models[model.name]],
+            "platform": "onnxruntime_onnx",
+            "inputs": [{"name": IMAGES, "datatype": "UINT8", "shape": [-1, size, size, 3]}],
+            "outputs": outputs,
+        }
+    )
+
+
+async def infer(request: Request) -> Response:
+    """Pictures as UINT8 or BYTES tensor in, probabilities, scores, p-values and decisions out. Parameters: postprocessor, alpha, timeout."""
+    context = context_of(request)
+    deadline = read_deadline(request, context.settings)
+    with context.repository.lease(*named(request)) as model:
+        return await answer(request, model, deadline)
+
+
+async def answer(request: Request, model: Model, deadline: float) -> Response:
+    arrived, timing = time.monotonic(), timing_of(request)
+    timing.model, timing.version = model.name, model.version
+    settings = context_of(request).settings
+    model.batcher.refuse_when_full()
+    body = await whole(counted(request, settings, deadline))
+    header_length = request.headers.get(HEADER_LENGTH)
+    in_json = len(body) if header_length is None else 0
+    asked, binary = await asyncio.to_thread(read_request, body, None) if in_json > LARGE_BYTES else read_request(body, header_length)
+    (tensor,) = asked.inputs
+    if tensor.shape[0] > settings.max_images_per_request:
+        raise TooManyImages(f"images has {tensor.shape[0]} images, at most {settings.max_images_per_request} are answered in one request")
+    choice = model.choose(asked.parameters.postprocessor, asked.parameters.alpha)
+    timing.postprocessor = choice.postprocessor
+    size = model.manifest.input.size
+    images = await asyncio.to_thread(read_images, tensor, binary, size) if in_json > LARGE_BYTES else read_images(tensor, binary, size)
+    if asked.parameters.timeout:
+        # Triton's clients count in microseconds, 0 for none.
+        deadline = min(deadline, arrived + asked.parameters.timeout / 1e6)
+    probabilities, scores = await classify(request, model, images, arrived, deadline)
+    inferred = time.monotonic()
+    verdict = model.judge(scores, choice)
+    count(request, model, choice, verdict, probabilities, scores)
+    about = {
+        "model_name": model.name,
+        "model_version": str(model.version),
+        "parameters": {"postprocessor": choice.postprocessor, "alpha": choice.gate.alpha, "guarantee": choice.gate.guarantee},
+    }
+    if asked.id is not None:
+        about["id"] = asked.id
+    arrays = {"probabilities": probabilities, "scores": scores, "p_values": verdict.p_values, "rejected": verdict.rejected}
+    content, length = write_response(about, arrays, asked)
+    encoded(request, inferred)
+    if length is None:
+        return Response(content, media_type="application/json")
+    return Response(content, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
+
+
+for place, parameters in PATHS.items():
+    about, not_found = {"parameters": parameters}, documented(404, 503)
+    router.get(place, responses=not_found, openapi_extra=about, name=f"metadata of {place}")(model_metadata)
+    router.get(f"{place}/ready", responses=not_found, openapi_extra=about, name=f"readiness of {place}")(model_ready)
+    router.post(
+        f"{place}/infer",
+        responses=documented(400, 404, 413, 415, 422, 429, 500, 503, 504),
+        openapi_extra=about | {"requestBody": BODY},
+        name=f"infer with {place}",
+    )(infer)
