@@ -33,6 +33,7 @@ LABEL org.opencontainers.image.title="oodgate" \
       org.opencontainers.image.revision="${REVISION}"
 ENV PATH=/opt/oodgate/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     OODGATE_HOST=0.0.0.0 \
     OODGATE_PORT=8000 \
     OODGATE_MODELS_DIR=/models \

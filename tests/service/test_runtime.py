@@ -1,4 +1,7 @@
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,3 +105,20 @@ def test_a_picture_has_the_same_scores_alone_and_in_any_batch(models_dir: Path, 
 
 def test_there_is_at_least_one_cpu_to_use() -> None:
     assert cpu_quota() >= 1
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from service.bundle.manifest import load_bundle
+from service.runtime import Runtime
+Runtime(load_bundle(Path(sys.argv[1])))
+"""
+
+
+def test_onnxruntime_leaves_no_identifier_for_its_makers(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | {"HOME": str(home)}
+    subprocess.run([sys.executable, "-c", OPEN, str(write_bundle(tmp_path))], env=environment, check=True)
+    assert list(home.rglob("*")) == []
