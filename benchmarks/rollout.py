@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import numpy as np
 
@@ -79,7 +80,12 @@ def start_nginx(folder: Path, replicas: list[Replica]) -> tuple[subprocess.Popen
     folder.chmod(0o755)
     port = free_port()
     text = (NGINX / "nginx.conf").read_text()
-    for old, new in (("listen 8080", f"listen 127.0.0.1:{port}"), ("/dev/stdout", f"{folder}/access.log"), (" /tmp/", f" {folder}/")):
+    for old, new in (
+        ("listen 8080", f"listen 127.0.0.1:{port}"),
+        (" /tmp/", f" {folder}/"),
+        ("/dev/stdout", f"{folder}/access.log"),
+        ("/dev/stderr", f"{folder}/error.log"),
+    ):
         assert old in text, f"nginx.conf has no {old}"
         text = text.replace(old, new)
     (folder / "nginx.conf").write_text(text)
@@ -96,16 +102,18 @@ def start_nginx(folder: Path, replicas: list[Replica]) -> tuple[subprocess.Popen
 class Load:
     """Requests at a fixed rate; `outcomes` holds (when it left, seconds, what came)."""
 
-    client: httpx.AsyncClient
+    session: aiohttp.ClientSession
+    url: str
     rate: float
     outcomes: list[tuple[float, float, str]] = field(default_factory=list)
 
     async def one(self, due: float) -> None:
         left = time.monotonic()
         try:
-            answer = await self.client.post("/predict", content=PICTURE, headers={"Content-Type": "image/png"})
-            what = str(answer.status_code)
-        except httpx.HTTPError as exc:
+            async with self.session.post(self.url, data=PICTURE, headers={"Content-Type": "image/png"}) as answer:
+                await answer.read()
+                what = str(answer.status)
+        except (aiohttp.ClientError, TimeoutError) as exc:
             what = type(exc).__name__
         self.outcomes.append((left, time.monotonic() - due, what))
 
@@ -171,9 +179,10 @@ async def rollout(folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"rate": arguments.rate}
     try:
         await asyncio.gather(*(replica.start() for replica in replicas))
-        limits = httpx.Limits(max_connections=512, max_keepalive_connections=512, keepalive_expiry=30)
-        async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
-            load = Load(client, arguments.rate)
+        # Connections that stay, as those of a load balancer in front would.
+        connector = aiohttp.TCPConnector(limit=512, keepalive_timeout=60)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(30)) as session:
+            load = Load(session, f"{url}/predict", arguments.rate)
             for name, happens in (
                 ("reload", lambda: reloads(replicas)),
                 ("rolling restart", lambda: rolling_restart(replicas)),
