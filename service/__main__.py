@@ -49,7 +49,10 @@ def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> Non
         field = Settings.model_fields[name]
         default: Any = field.default
         shown = "" if default in (None, ()) else f" [default: {default}]"
-        parser.add_argument(flag(name), dest=name, metavar=name.rsplit("_", 1)[-1].upper(), help=f"{field.description}{shown}".replace("%", "%%"))
+        # A flag that is either given or not still takes a value, as its variable does: --watch false.
+        optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        what = f"{field.description}{shown}".replace("%", "%%")
+        parser.add_argument(flag(name), dest=name, metavar=name.rsplit("_", 1)[-1].upper(), help=what, **optional)
 
 
 def fail(exc: BaseException) -> int:

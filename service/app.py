@@ -8,15 +8,17 @@ from typing import Any
 from fastapi import FastAPI
 
 from service import __version__, errors
-from service.context import Context
+from service.context import Context, Drain
 from service.decoder import Decoder
 from service.envelope import Envelope
+from service.keys import Guard, Keys
 from service.metrics import Metrics
 from service.repository import Repository
 from service.routes import health, models, predict
 from service.runtime import cpu_quota
 from service.schemas import Problem
 from service.settings import Settings
+from service.tracing import open_tracer
 
 
 class Application(FastAPI):
@@ -26,18 +28,29 @@ class Application(FastAPI):
         schema = super().openapi()
         # No route returns it as a response model, so FastAPI does not list it by itself.
         schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        schema["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        # The empty one: where the operator configures no keys, none is needed.
+        schema["security"] = [{}, {"bearer": []}, {"header": []}]
         return schema
 
 
 def create_app(settings: Settings, on_start_failure: Callable[[BaseException], None]) -> FastAPI:
     """The application. It answers probes at once and loads its models meanwhile.
 
-    on_start_failure: called when they cannot be served; it must end the process.
+    on_start_failure: called when they cannot be served; it must end the process. Raises WrongSetting for a file of keys that is no good.
     """
-    metrics = Metrics()
+    metrics, keys, drain, tracer = Metrics(), Keys(settings), Drain(), open_tracer()
 
-    def report(loading: asyncio.Task[None]) -> None:
-        if not loading.cancelled() and (exc := loading.exception()):
+    async def work(repository: Repository) -> None:
+        await repository.load()
+        if settings.watch:
+            await repository.watch()
+
+    def report(working: asyncio.Task[None]) -> None:
+        if not working.cancelled() and (exc := working.exception()):
             on_start_failure(exc)
 
     @asynccontextmanager
@@ -45,11 +58,13 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
         async with Repository(settings, metrics) as repository:
             with Decoder(cpu_quota(), settings.max_image_pixels) as decoder:
                 metrics.queue_images.set_function(repository.waiting_images)
-                app.state.context = Context(settings, metrics, repository, decoder)
-                loading = asyncio.create_task(repository.load())
-                loading.add_done_callback(report)
+                app.state.context = Context(settings, metrics, repository, decoder, keys, drain)
+                working = asyncio.create_task(work(repository))
+                working.add_done_callback(report)
                 yield
-                loading.cancel()
+                working.cancel()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
     app = Application(
         title="oodgate",
@@ -59,7 +74,9 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
         # A redirected upload is sent twice, or not at all.
         redirect_slashes=False,
     )
-    app.add_middleware(Envelope, metrics=metrics)
+    app.state.drain = drain
+    app.add_middleware(Guard, keys=keys)
+    app.add_middleware(Envelope, metrics=metrics, drain=drain, tracer=tracer)
     errors.install(app)
     # Straight to the function: FastAPI's way to it reads parameters and dependencies that this route does not have, and
     # takes a quarter of all that the event loop does for a request. The router's own /predict is there for the schema.

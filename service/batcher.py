@@ -1,22 +1,25 @@
 """Many calls into few: gathers the rows of concurrent callers into batches and gives each caller its own back.
 
-Greedy: whenever the one worker thread is free it takes everything that waits, so a lone call is not delayed and batches
-form by themselves while another one runs. Knows nothing of HTTP, images or ONNX.
+Greedy: whenever the one worker thread is free it takes what waits, so a lone call is not delayed and batches form by
+themselves while another one runs. Fair: where not all fit, every caller gets an equal share of a batch, so that a small call
+does not wait for a large one to end. Knows nothing of HTTP, images or ONNX.
 """
 
 import asyncio
 import logging
 import math
+import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Self
 
 import numpy as np
 
-from service.place import Answered, Array, InferenceFailed, Place, gone, late
+from service.place import Answered, Array, InferenceFailed, Place, late
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +81,9 @@ class Batcher:
     def refuse_when_full(self, rows: int = 1) -> None:
         """Raises QueueFull when so many rows would not fit now."""
         if self.held + rows > self.max_queue_size:
-            # At least a second: the header has no smaller unit.
-            wait = min(60, max(1, math.ceil(self.held * self.seconds_per_row)))
+            # At least a second: the header has no smaller unit. Spread out, lest those refused together come back together.
+            shortest = max(1, math.ceil(self.held * self.seconds_per_row))
+            wait = min(60, random.randint(shortest, 2 * shortest))
             raise QueueFull(f"{self.held} images are waiting, at most {self.max_queue_size} may", wait)
 
     @contextmanager
@@ -91,30 +95,27 @@ class Batcher:
         with self.changed:
             self.refuse_when_full(rows)
             self.held += rows
-        place = Place(rows, deadline)
+        place = Place(rows, deadline, self.loop.create_future())
+        timer = self.loop.call_later(max(0, deadline - time.monotonic()), place.expire)
         try:
             yield place
         finally:
+            timer.cancel()
+            place.close()
             with self.changed:
                 self.held -= place.held
                 place.held = 0
 
     async def answer(self, place: Place, rows: Sequence[Array]) -> Answered:
         """The outputs for a caller's rows. Raises DeadlinePassed, Departed or InferenceFailed."""
-        now = time.monotonic()
-        if place.abandoned:
-            raise gone()
-        if now >= place.deadline:
-            raise late()
-        place.rows, place.submitted, place.future = rows, now, self.loop.create_future()
-        timer = self.loop.call_later(place.deadline - now, place.expire)
-        with self.changed:
-            self.waiting.append(place)
-            self.changed.notify()
-        try:
-            return await place.future
-        finally:
-            timer.cancel()
+        if time.monotonic() >= place.deadline:
+            place.fail(late())
+        if not place.over:
+            with self.changed:
+                place.rows, place.submitted = rows, time.monotonic()
+                self.waiting.append(place)
+                self.changed.notify()
+        return await place.future
 
     def work(self) -> None:
         """The worker thread: takes, runs, hands out, until closed."""
@@ -140,7 +141,7 @@ class Batcher:
                 self.drop_over()
                 if self.waiting:
                     left = self.waiting[0].submitted + self.max_queue_delay - time.monotonic()
-                    if left <= 0 or sum(len(place.rows) - place.taken for place in self.waiting) >= self.max_batch_size:
+                    if left <= 0 or sum(place.left for place in self.waiting) >= self.max_batch_size:
                         return self.fill()
                     self.changed.wait(left)
                 else:
@@ -151,24 +152,31 @@ class Batcher:
         """Those whose caller has gone or whose time is up take no room in a batch."""
         now = time.monotonic()
         for place in self.waiting:
-            if place.deadline <= now and not place.taken and not place.over:
+            if place.deadline <= now and not place.over:
                 self.loop.call_soon_threadsafe(place.expire)
-        self.waiting = deque(place for place in self.waiting if not place.over and (place.taken or place.deadline > now))
+        self.waiting = deque(place for place in self.waiting if not place.over and place.deadline > now)
 
     def fill(self) -> Batch:
-        batch: Batch = []
+        """An equal share of a batch for everyone in reach; what a small call does not need, the large ones get."""
+        shares = dict.fromkeys(islice(self.waiting, self.max_batch_size), 0)
         room = self.max_batch_size
-        while room and self.waiting:
-            place = self.waiting[0]
-            rows = place.rows[place.taken : place.taken + room]
-            place.taken += len(rows)
-            released = min(place.held, len(rows))
+        while room and (hungry := [place for place, share in shares.items() if share < place.left]):
+            equal = max(1, room // len(hungry))
+            for place in hungry:
+                more = min(equal, place.left - shares[place], room)
+                shares[place] += more
+                room -= more
+        batch: Batch = []
+        for place, share in shares.items():
+            self.waiting.popleft()
+            batch.append((place, place.rows[place.taken : place.taken + share]))
+            place.taken += share
+            released = min(place.held, share)
             place.held -= released
             self.held -= released
-            room -= len(rows)
-            batch.append((place, rows))
-            if place.taken == len(place.rows):
-                self.waiting.popleft()
+            if place.left:
+                # Behind those that had no turn yet.
+                self.waiting.append(place)
         return batch
 
     def deliver(self, batch: Batch, outputs: tuple[Array, ...], seconds: float) -> None:
@@ -185,7 +193,7 @@ class Batcher:
             place.parts.append(tuple(output[start:stop] for output in outputs))
             place.infer_seconds += seconds
             start = stop
-            if place.future is not None and not place.future.done() and sum(len(part[0]) for part in place.parts) == len(place.rows):
+            if not place.over and sum(len(part[0]) for part in place.parts) == len(place.rows):
                 joined = place.parts[0] if len(place.parts) == 1 else tuple(np.concatenate(column) for column in zip(*place.parts, strict=True))
                 place.future.set_result(Answered(joined, place.started - place.submitted, place.infer_seconds))
 

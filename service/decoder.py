@@ -1,12 +1,15 @@
 """Decodes the pictures of many requests side by side, in threads of its own and never on the event loop."""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from itertools import islice
+from typing import Any, Self
 
 from service.bundle.preprocess import InputSpec, InvalidImage, Pixels, decode
+from service.place import Place
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Decoder:
 
     def __init__(self, threads: int, max_image_pixels: int) -> None:
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.threads = threads
         self.max_image_pixels = max_image_pixels
 
     def __enter__(self) -> Self:
@@ -41,19 +45,31 @@ class Decoder:
     def __exit__(self, *exc_info: object) -> None:
         self.executor.shutdown(wait=False, cancel_futures=True)
 
-    async def decode(self, uploads: Sequence[Upload], spec: InputSpec) -> list[Pixels]:
-        """One (crop, crop, 3) array per picture. Raises RefusedImage for the first that is no good."""
+    async def decode(self, uploads: Sequence[Upload], spec: InputSpec, place: Place | None = None) -> list[Pixels]:
+        """One (crop, crop, 3) array per picture. Raises RefusedImage for the first that is no good.
+
+        place: the caller's; when it ends, by its deadline or because the caller has gone, so does the decoding.
+        """
         loop = asyncio.get_running_loop()
-        jobs = [loop.run_in_executor(self.executor, decode, upload.data, spec, self.max_image_pixels) for upload in uploads]
-        rows = []
+        end: set[asyncio.Future[Any]] = {place.future} if place else set()
+        jobs: deque[asyncio.Future[Pixels]] = deque()
+        rows: list[Pixels] = []
+        coming = iter(uploads)
         try:
-            for position, (upload, job) in enumerate(zip(uploads, jobs, strict=True), start=1):
+            while len(rows) < len(uploads):
+                # A request occupies no more than every thread once: those of a large one must not all stand before a small one's.
+                for upload in islice(coming, self.threads - len(jobs)):
+                    jobs.append(loop.run_in_executor(self.executor, decode, upload.data, spec, self.max_image_pixels))
+                await asyncio.wait({jobs[0], *end}, return_when=asyncio.FIRST_COMPLETED)
+                if place and place.future.done():
+                    place.future.result()
                 try:
-                    rows.append(await job)
+                    rows.append(await jobs[0])
                 except InvalidImage as exc:
-                    raise RefusedImage(exc, position, len(uploads), upload.filename) from exc
+                    raise RefusedImage(exc, len(rows) + 1, len(uploads), uploads[len(rows)].filename) from exc
+                jobs.popleft()
         finally:
-            for job in jobs[len(rows) :]:
+            for job in jobs:
                 # Those not begun never run. What the others raised is read, lest asyncio reports it as forgotten.
                 if not job.cancel() and not job.cancelled():
                     job.exception()

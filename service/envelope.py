@@ -1,14 +1,17 @@
-"""Around every request, as plain ASGI: its id, its headers, its count, and the answer to what nobody foresaw."""
+"""Around every request, as plain ASGI: its id, its headers, its count, its log line, and the answer to what nobody foresaw."""
 
 import random
 import re
+import time
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import errors
-from service.context import Timing
+from service import errors, logs
+from service.context import Drain, Timing
 from service.metrics import Metrics
+from service.tracing import Tracer
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 UNMATCHED = "unmatched"
@@ -17,9 +20,11 @@ UNMATCHED = "unmatched"
 class Envelope:
     """ASGI middleware; starlette's own base class would cost a task and two queues per request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, tracer: Tracer | None) -> None:
         self.app = app
         self.metrics = metrics
+        self.drain = drain
+        self.tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,28 +37,39 @@ class Envelope:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id.decode()
         state["timing"] = timing
-        started = False
+        arrived = time.monotonic()
+        # As long as nothing was sent. nginx's word for a client that has gone.
+        status = 499
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id), (b"server-timing", timing.header())]
-                self.metrics.request(route_of(scope), str(message["status"])).inc()
+                status = message["status"]
+                headers = [*message["headers"], (b"x-request-id", request_id), (b"server-timing", timing.header())]
+                message["headers"] = [*headers, (b"connection", b"close")] if self.drain.begun else headers
+                self.metrics.request(route_of(scope), str(status)).inc()
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_headers)
         except Exception as exc:  # the last resort: whatever it was, the client gets a problem and the server answers on
-            if started:
+            if status != 499:
                 raise
             await errors.answer(Request(scope), exc)(scope, receive, send_with_headers)
+        finally:
+            about = status, time.monotonic() - arrived, state["request_id"], timing
+            route = route_of(scope)
+            if self.tracer is not None:
+                self.tracer.record(scope["method"], route, Headers(scope=scope), *about)
+            logs.request(scope["method"], route, scope["path"], *about)
 
 
 def route_of(scope: Scope) -> str:
     """The route's template: a label must not take a value for each path that strangers try."""
     route = scope.get("route")
-    if route is None and (endpoint := scope.get("endpoint")):
-        # FastAPI's router notes only its own kind of route.
-        route = next((other for other in scope["app"].routes if getattr(other, "endpoint", None) is endpoint), None)
+    if route is None:
+        # FastAPI's router notes only its own kind of route, and no router has seen what was refused for its key.
+        endpoint, path = scope.get("endpoint"), scope["path"]
+        same = (other for other in scope["app"].routes if (other.endpoint is endpoint if endpoint else getattr(other, "path", "") == path))
+        route = next(same, None)
     return str(getattr(route, "path", UNMATCHED))

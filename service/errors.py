@@ -14,12 +14,22 @@ from starlette.responses import Response
 from service.batcher import QueueFull
 from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.preprocess import InvalidImage, TooManyPixels, Undecodable, UnknownFormat
-from service.context import context_of
+from service.context import context_of, timing_of
 from service.decoder import RefusedImage
-from service.intake import ACCEPTED, BodyTooLarge, InvalidParameter, MalformedBody, TooManyImages, UnsupportedContentType, UnsupportedEncoding
+from service.intake import (
+    ACCEPTED,
+    BodyTooLarge,
+    BodyTooSlow,
+    InvalidParameter,
+    MalformedBody,
+    TooManyImages,
+    UnsupportedContentType,
+    UnsupportedEncoding,
+)
+from service.keys import Forbidden, MissingKey
 from service.model import AlphaOutOfRange, TopKOutOfRange, UnknownPostprocessor
 from service.place import DeadlinePassed, Departed, InferenceFailed
-from service.repository import DeadBatcher, NotReady, UnknownModel
+from service.repository import DeadBatcher, NotReady, ReloadFailed, UnknownModel
 from service.schemas import Problem
 
 log = logging.getLogger(__name__)
@@ -40,7 +50,11 @@ INTERNAL = Kind(500, "internal", "Internal error")
 TABLE: dict[type[Exception], Kind] = {
     MalformedBody: Kind(400, "malformed-body", "The body cannot be read"),
     ClientDisconnect: Kind(400, "truncated-body", "The body ended too early"),
+    MissingKey: Kind(401, "missing-key", "A key is needed"),
+    Forbidden: Kind(403, "forbidden", "The key does not open this"),
     UnknownModel: Kind(404, "unknown-model", "No such model is loaded"),
+    BodyTooSlow: Kind(408, "body-too-slow", "The body took too long to arrive", shed="slow_body"),
+    ReloadFailed: Kind(409, "reload-failed", "The new version was refused, the old one serves on"),
     BodyTooLarge: Kind(413, "body-too-large", "The body is too large"),
     TooManyImages: Kind(413, "too-many-images", "Too many images in one request"),
     TooManyPixels: Kind(413, "too-many-pixels", "The image has too many pixels"),
@@ -79,6 +93,11 @@ def headers_of(exc: Exception) -> dict[str, str]:
     match exc:
         case QueueFull() | NotReady():
             return {"Retry-After": str(exc.retry_after_seconds)}
+        case MissingKey():
+            return {"WWW-Authenticate": "Bearer"}
+        case BodyTooSlow():
+            # Who is so slow would keep the connection for the rest of the body.
+            return {"Connection": "close"}
         case UnsupportedContentType() | RefusedImage(cause=UnknownFormat()):
             return {"Accept-Post": ", ".join(ACCEPTED)}
         case UnsupportedEncoding():
@@ -108,6 +127,7 @@ def detail_of(exc: Exception, request: Request) -> str:
 def answer(request: Request, exc: Exception) -> Response:
     """The problem document for any exception; counts what the metrics want to know of it."""
     kind = kind_of(exc)
+    timing_of(request).problem = kind.name
     metrics = context_of(request).metrics
     if kind.shed:
         metrics.shed.labels(kind.shed).inc()

@@ -1,6 +1,8 @@
 """A request's body -> encoded pictures, in any of its three forms, counted while it is read and refused as early as can be."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -11,7 +13,9 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from service.decoder import Upload
+from service.place import late
 from service.schemas import Images, Question
+from service.settings import Settings
 
 IMAGE_TYPES = (
     "image/png",
@@ -25,6 +29,10 @@ IMAGE_TYPES = (
 ACCEPTED = (*IMAGE_TYPES, "multipart/form-data", "application/json")
 # Above this, parsing would be felt by the other requests on the event loop.
 LARGE_BYTES = 64 * 1024
+# Parts that are no images, and the bytes of one part's headers: more than any form has.
+MAX_FIELDS = 100
+MAX_HEADER_BYTES = 16 * 1024
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 NOTHING_ASKED = Question()
 
 
@@ -34,6 +42,10 @@ class MalformedBody(Exception):
 
 class BodyTooLarge(Exception):
     """More bytes than max_body_bytes."""
+
+
+class BodyTooSlow(Exception):
+    """The body has not arrived within body_timeout_ms."""
 
 
 class TooManyImages(Exception):
@@ -66,19 +78,33 @@ def read_question(request: Request) -> Question:
         raise InvalidParameter(f"{name} is {error['input']!r}: {error['msg']}") from None
 
 
-async def read_uploads(request: Request, max_body_bytes: int, max_images: int) -> list[Upload]:
-    """The pictures of a request, at least one. Raises one of the exceptions above, or starlette's ClientDisconnect."""
+def read_deadline(request: Request, settings: Settings) -> float:
+    """When the answer is due, as time.monotonic() counts: request_deadline_ms from now, or sooner if the client asks. Raises InvalidParameter."""
+    allowed = settings.request_deadline_ms
+    if (asked := request.headers.get(TIMEOUT_HEADER)) is not None:
+        try:
+            milliseconds = float(asked)
+        except ValueError:
+            milliseconds = math.nan
+        if not milliseconds > 0:
+            raise InvalidParameter(f"{TIMEOUT_HEADER} is {asked!r}, it must be a number of milliseconds above 0")
+        allowed = min(allowed, milliseconds)
+    return time.monotonic() + allowed / 1000
+
+
+async def read_uploads(request: Request, settings: Settings, deadline: float) -> list[Upload]:
+    """The pictures of a request, at least one. Raises one of the exceptions above, DeadlinePassed, or starlette's ClientDisconnect."""
     if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
         raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
     content_type = request.headers.get("content-type", "application/octet-stream")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in ACCEPTED:
         raise UnsupportedContentType(f"content type {media_type!r} is not accepted, send one of {', '.join(ACCEPTED)}")
-    body = counted(request, max_body_bytes)
+    body = counted(request, settings, deadline)
     if media_type == "multipart/form-data":
-        uploads = await read_multipart(body, content_type, max_images)
+        uploads = await read_multipart(body, content_type, settings.max_images_per_request)
     elif media_type == "application/json":
-        uploads = await read_json(b"".join([chunk async for chunk in body]), max_images)
+        uploads = await read_json(b"".join([chunk async for chunk in body]), settings.max_images_per_request)
     else:
         uploads = [Upload(b"".join([chunk async for chunk in body]))]
         if not uploads[0].data:
@@ -86,16 +112,28 @@ async def read_uploads(request: Request, max_body_bytes: int, max_images: int) -
     return uploads
 
 
-async def counted(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]:
-    """The body's chunks, until they are more than allowed."""
+async def counted(request: Request, settings: Settings, deadline: float) -> AsyncIterator[bytes]:
+    """The body's chunks, until they are more, or later, than allowed. Raises BodyTooLarge, BodyTooSlow or DeadlinePassed."""
+    most = settings.max_body_bytes
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > max_body_bytes:
-        raise BodyTooLarge(f"the body has {length} bytes, at most {max_body_bytes} are read")
+    if length.isdigit() and int(length) > most:
+        raise BodyTooLarge(f"the body has {length} bytes, at most {most} are read")
     read = 0
-    async for chunk in request.stream():
+    patience = time.monotonic() + settings.body_timeout_ms / 1000
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(min(patience, deadline) - time.monotonic()):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            if deadline <= patience:
+                raise late() from None
+            raise BodyTooSlow(f"the body has not arrived within {settings.body_timeout_ms:g} ms, {read} bytes have") from None
         read += len(chunk)
-        if read > max_body_bytes:
-            raise BodyTooLarge(f"the body has more than {max_body_bytes} bytes, which is the most that is read")
+        if read > most:
+            raise BodyTooLarge(f"the body has more than {most} bytes, which is the most that is read")
         yield chunk
 
 
@@ -125,21 +163,34 @@ class Parts:
 
     max_images: int
     uploads: list[Upload] = field(default_factory=list)
+    count: int = 0
     ended: bool = False
     header: bytes = b""
+    header_bytes: int = 0
     value: bytes = b""
     disposition: bytes = b""
     data: bytearray = field(default_factory=bytearray)
 
     def on_part_begin(self) -> None:
+        self.count += 1
+        if self.count > self.max_images + MAX_FIELDS:
+            raise MalformedBody(f"the multipart body has more than {self.max_images + MAX_FIELDS} parts")
+        self.header_bytes = 0
         self.disposition = b""
         self.data = bytearray()
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self.limit_headers(end - start)
         self.header += data[start:end]
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self.limit_headers(end - start)
         self.value += data[start:end]
+
+    def limit_headers(self, more: int) -> None:
+        self.header_bytes += more
+        if self.header_bytes > MAX_HEADER_BYTES:
+            raise MalformedBody(f"a part of the multipart body has more than {MAX_HEADER_BYTES} bytes of headers")
 
     def on_header_end(self) -> None:
         if self.header.lower() == b"content-disposition":

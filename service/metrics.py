@@ -86,8 +86,15 @@ class Metrics:
         self.prediction = cache(self.predictions.labels)
         self.class_prediction = cache(self.class_predictions.labels)
         self.stage = {stage: self.stage_duration.labels(stage) for stage in STAGES}
-        for reason in ("queue_full", "deadline", "not_ready"):
+        for reason in ("queue_full", "deadline", "not_ready", "slow_body"):
             self.shed.labels(reason)
+
+    def forget(self, model: Model) -> None:
+        """What no longer holds once a model is not served; what was counted stays."""
+        self.model_info.remove(model.name, str(model.version), model.manifest.sha256["model.onnx"])
+        for choice in described(model):
+            for gauge in (self.expected_reject_ratio, self.calibration_images, self.calibration_timestamp):
+                gauge.remove(model.name, str(model.version), choice.postprocessor)
 
     def describe(self, model: Model) -> None:
         """What is known of a model before it answers anything, so that rates start from zero."""
@@ -96,7 +103,7 @@ class Metrics:
         self.provider_info.labels(model.runtime.provider, model.runtime.device).set(1)
         for key in manifest.postprocessors:
             self.p_values.add((model.name, str(model.version), key), model.default.gate.alpha)
-        for choice in {model.default.postprocessor: model.default, **{shadow.postprocessor: shadow for shadow in model.shadows}}.values():
+        for choice in described(model):
             labels = (model.name, str(model.version), choice.postprocessor)
             self.expected_reject_ratio.labels(*labels).set(choice.gate.expected_false_reject_ratio)
             self.calibration_images.labels(*labels).set(manifest.calibration.n)
@@ -121,3 +128,8 @@ class Metrics:
     def render(self) -> bytes:
         """The text format. Takes milliseconds with many classes: not for the event loop."""
         return generate_latest(self.registry)
+
+
+def described(model: Model) -> Iterable[Choice]:
+    """The choices that have gauges of their own: the one that decides and its shadows, each once."""
+    return {choice.postprocessor: choice for choice in (*model.shadows, model.default)}.values()

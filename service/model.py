@@ -1,8 +1,9 @@
 """A model that answers: its bundle, its runtime, the queue before it, and the gates that decide."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
 
@@ -58,8 +59,9 @@ class Model:
         self.name = self.manifest.name
         self.version = self.manifest.version
         self.guarantee: Guarantee = settings.guarantee
-        # Bounded: alpha comes from the clients.
-        self.gate = lru_cache(maxsize=1024)(self.open_gate)
+        self.users = 0
+        # Bounded: alpha comes from the clients. Knows the calibration and not the model, which a cycle would keep alive after its time.
+        self.gate = lru_cache(maxsize=1024)(partial(open_column, self.bundle, self.guarantee))
         self.default = self.choose(None, None)
         self.shadows = tuple(self.choose(key, None) for key in settings.shadow_postprocessors)
         self.batcher = Batcher(runtime.run, settings.max_batch_size, settings.max_queue_size, settings.max_queue_delay_ms, on_batch)
@@ -71,8 +73,14 @@ class Model:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.batcher.__aexit__(*exc_info)
 
-    def open_gate(self, column: int, alpha: float) -> Gate:
-        return open_gate(self.bundle.calibration.scores[column], alpha, self.guarantee, self.manifest.calibration.delta)
+    @contextmanager
+    def lease(self) -> Iterator[Self]:
+        """While someone holds it, the model is not closed, though another version may have taken its name."""
+        self.users += 1
+        try:
+            yield self
+        finally:
+            self.users -= 1
 
     def choose(self, postprocessor: str | None, alpha: float | None) -> Choice:
         """The gate for what a request asks, defaults where it asks nothing.
@@ -180,6 +188,10 @@ class Model:
                 )
             )
         return points
+
+
+def open_column(bundle: Bundle, guarantee: Guarantee, column: int, alpha: float) -> Gate:
+    return open_gate(bundle.calibration.scores[column], alpha, guarantee, bundle.manifest.calibration.delta)
 
 
 def open_model(folder: Path, settings: Settings, on_batch: Callable[[int], None] | None = None) -> Model:

@@ -84,10 +84,10 @@ def expand(path: str) -> Iterator[str]:
 
 def find_folder(settings: Settings, version: int | None) -> Path:
     """The bundle that a server with these settings would load, or another version of it."""
-    folders = find_bundles(settings.models_dir)
-    name = choose_default(folders, settings)
+    newest = find_bundles(settings.models_dir)
+    name = choose_default(newest, settings)
     if version is None:
-        return folders[name]
+        return newest[name][max(newest[name])]
     versions = find_versions(settings.models_dir)[name]
     if version not in versions:
         raise BundleError(f"{name} has no version {version}, it has {', '.join(map(str, versions))}")
@@ -98,7 +98,7 @@ async def answer(model: Model, decoder: Decoder, name: str, top_k: int) -> Answe
     try:
         data = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
         with model.batcher.admit(1, time.monotonic() + DAY_SECONDS) as place:
-            answered = await model.batcher.answer(place, await decoder.decode([Upload(data)], model.manifest.input))
+            answered = await model.batcher.answer(place, await decoder.decode([Upload(data)], model.manifest.input, place))
     except OSError as exc:
         raise Unreadable(f"{name}: {exc.strerror}") from None
     except RefusedImage as exc:

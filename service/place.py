@@ -33,37 +33,49 @@ class Answered:
 
 @dataclass(eq=False)
 class Place:
-    """A caller's place: `held` rows of the queue, from before the rows exist until a batch takes them."""
+    """A caller's place: `held` rows of the queue, from before the rows exist until a batch takes them.
+
+    `future` is the one thing to wait on, whatever stage the caller is in: it ends with the answer, or with why there is none.
+    """
 
     held: int
     deadline: float
+    future: asyncio.Future[Answered]
     rows: Sequence[Array] = ()
     taken: int = 0
     submitted: float = 0.0
     started: float = 0.0
     infer_seconds: float = 0.0
     parts: list[tuple[Array, ...]] = field(default_factory=list)
-    future: asyncio.Future[Answered] | None = None
-    abandoned: bool = False
     broken: bool = False
+
+    @property
+    def left(self) -> int:
+        """Rows that no batch has taken yet."""
+        return len(self.rows) - self.taken
 
     @property
     def over(self) -> bool:
         """Answered, failed, or its caller is gone."""
-        return self.broken or self.future is None or self.future.done()
+        return self.broken or self.future.done()
 
     def fail(self, exc: Exception) -> None:
-        if self.future is not None and not self.future.done():
+        if not self.future.done():
             self.future.set_exception(exc)
 
     def expire(self) -> None:
-        if not self.taken:
+        """The time is up. What already runs to the end is answered nevertheless."""
+        if self.left or not self.rows:
             self.fail(late())
 
     def abandon(self) -> None:
         """The caller has gone: its rows take no room in a batch any more."""
-        self.abandoned = True
         self.fail(gone())
+
+    def close(self) -> None:
+        """Nobody waits any more. What the future holds counts as read, lest asyncio reports it as forgotten."""
+        if not self.future.cancel() and not self.future.cancelled():
+            self.future.exception()
 
 
 def gone() -> Departed:

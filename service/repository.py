@@ -1,18 +1,24 @@
-"""Which bundles are loaded: the highest version of every model in models_dir, and the one that answers by default."""
+"""Which bundles are loaded: the highest versions of every model in models_dir; and how one takes another's place while both work."""
 
 import asyncio
-from contextlib import AsyncExitStack
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from service.bundle.manifest import BundleError, find_versions
+from service.bundle.manifest import MANIFEST, BundleError, find_versions
 from service.metrics import Metrics
 from service.model import Model, open_model
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+WATCH_SECONDS = 2.0
+Versions = dict[int, Model]
+
 
 class NotReady(Exception):
-    """No model answers yet; the message says what is being waited for."""
+    """No model answers yet, or none will soon; the message says why."""
 
     retry_after_seconds = 2
 
@@ -25,79 +31,177 @@ class UnknownModel(Exception):
     """No such model or version is loaded."""
 
 
+class ReloadFailed(Exception):
+    """A new version was refused; what served before serves on."""
+
+
 class Repository:
     """Open with `async with`, then `load`. Until that is done, `find` raises NotReady."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.models: dict[str, Model] = {}
+        self.models: dict[str, Versions] = {}
         self.default = ""
         self.waiting_for: str | None = "the models are being loaded"
-        self.stack = AsyncExitStack()
+        # One bundle at a time: two would need twice the memory.
+        self.loading = asyncio.Lock()
+        self.tried: dict[str, object] = {}
+        self.retiring: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.stack.aclose()
+        for model in self.loaded():
+            await model.__aexit__(*exc_info)
+        await asyncio.gather(*self.retiring)
 
     async def load(self) -> None:
         """Loads every model. Raises BundleError, WrongDevice or TooFewCalibrationImages: then nothing must be served."""
-        folders = find_bundles(self.settings.models_dir)
-        default = choose_default(folders, self.settings)
-        for name, folder in folders.items():
-            self.waiting_for = f"{name} is being loaded"
-            try:
-                model = await asyncio.to_thread(open_model, folder, self.settings, self.metrics.batch_images.observe)
-            except Exception:
-                self.metrics.model_loads.labels(name, "failed").inc()
-                raise
-            self.metrics.model_loads.labels(name, "loaded").inc()
-            self.metrics.describe(model)
-            self.models[name] = await self.stack.enter_async_context(model)
+        async with self.loading:
+            bundles = find_bundles(self.settings.models_dir, self.settings.loaded_versions)
+            default = choose_default(bundles, self.settings)
+            for name in bundles:
+                self.waiting_for = f"{name} is being loaded"
+                await self.replace(name, bundles[name])
         self.default = default
         self.waiting_for = None
 
+    async def reload(self, name: str) -> Model:
+        """The newest version of a model, in the place of the one before. Raises UnknownModel or ReloadFailed."""
+        async with self.loading:
+            before = self.models.get(name)
+            bundles = await asyncio.to_thread(find_versions, self.settings.models_dir)
+            if before is None and name not in bundles:
+                raise UnknownModel(f"models_dir has no complete bundle of {name}")
+            serving = f"version {max(before)} serves on" if before else "no version of it is loaded"
+            try:
+                if name not in bundles:
+                    raise BundleError(f"models_dir {self.settings.models_dir} has no complete bundle of {name} any more")
+                await self.replace(name, highest(bundles[name], self.settings.loaded_versions))
+            except Exception as exc:
+                # Whatever it was, nothing has changed for those who are served.
+                log.error("%s was not reloaded, %s: %s", name, serving, exc)
+                raise ReloadFailed(f"{exc}; {serving}") from exc
+            return self.models[name][max(self.models[name])]
+
+    async def replace(self, name: str, folders: dict[int, Path]) -> None:
+        """Opens a model's versions beside the old ones, then swaps. The highest is always opened anew, the others if they are not loaded."""
+        before = self.models.get(name, {})
+        self.tried[name] = fingerprint(folders)
+        opened: Versions = {}
+        try:
+            for version, folder in folders.items():
+                if version == max(folders) or version not in before:
+                    model = await asyncio.to_thread(open_model, folder, self.settings, self.metrics.batch_images.observe)
+                    opened[version] = await model.__aenter__()
+        except Exception:
+            self.metrics.model_loads.labels(name, "failed").inc()
+            for model in opened.values():
+                await model.__aexit__()
+            raise
+        # From here to the end nothing is awaited: a request finds either all the old or all the new.
+        self.metrics.model_loads.labels(name, "loaded").inc(len(opened))
+        after = {version: opened.get(version) or before[version] for version in folders}
+        self.models[name] = after
+        for version, model in before.items():
+            if after.get(version) is not model:
+                self.metrics.forget(model)
+                task = asyncio.create_task(retire(model))
+                self.retiring.add(task)
+                task.add_done_callback(self.retiring.discard)
+        for model in opened.values():
+            self.metrics.describe(model)
+        log.info("%s serves version %s", name, ", ".join(map(str, after)))
+
+    async def reload_all(self) -> None:
+        """Every model on disk, new ones too. What fails is in the log, and the others go on."""
+        for name in await asyncio.to_thread(find_versions, self.settings.models_dir):
+            with suppress(ReloadFailed, UnknownModel):
+                await self.reload(name)
+
+    async def watch(self) -> None:
+        """Loads what is new, for ever. Looks instead of listening: network volumes and ConfigMaps do not tell of changes."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for name, folders in (await asyncio.to_thread(find_versions, self.settings.models_dir)).items():
+                if self.tried.get(name) != fingerprint(highest(folders, self.settings.loaded_versions)):
+                    with suppress(ReloadFailed, UnknownModel):
+                        await self.reload(name)
+
     def find(self, name: str | None = None, version: int | None = None) -> Model:
-        """The model a request names. Raises NotReady or UnknownModel."""
+        """The model a request names, of its versions the highest. Raises NotReady or UnknownModel."""
         if self.waiting_for is not None:
             raise NotReady(self.waiting_for)
-        model = self.models.get(name or self.default)
-        if model is None or version not in (None, model.version):
+        versions = self.models.get(name or self.default, {})
+        model = versions.get(max(versions, default=0) if version is None else version)
+        if model is None:
             wanted = f"{name or self.default} version {version}" if version is not None else name
-            loaded = ", ".join(f"{model.name} version {model.version}" for model in self.models.values())
+            loaded = ", ".join(f"{model.name} version {model.version}" for model in self.loaded())
             raise UnknownModel(f"{wanted} is not loaded; loaded: {loaded}")
         return model
 
+    @contextmanager
+    def lease(self, name: str | None = None, version: int | None = None) -> Iterator[Model]:
+        """As `find`, and the model stays open until the end of the block, whatever is loaded meanwhile."""
+        with self.find(name, version).lease() as model:
+            yield model
+
+    def loaded(self) -> list[Model]:
+        return [model for versions in self.models.values() for model in versions.values()]
+
     def check_alive(self) -> None:
         """Raises DeadBatcher when a model's worker thread has ended."""
-        for model in self.models.values():
+        for model in self.loaded():
             if not model.batcher.alive:
                 raise DeadBatcher(f"the batcher of {model.name} has ended")
 
     def waiting_images(self) -> int:
         """Images that wait, over all models."""
-        return sum(model.batcher.held for model in self.models.values())
+        return sum(model.batcher.held for model in self.loaded())
 
     def all(self) -> list[Model]:
         if self.waiting_for is not None:
             raise NotReady(self.waiting_for)
-        return list(self.models.values())
+        return self.loaded()
 
 
-def find_bundles(models_dir: Path) -> dict[str, Path]:
-    """Name -> folder of its highest complete version. Raises BundleError when there is none."""
-    found = {name: versions[max(versions)] for name, versions in find_versions(models_dir).items()}
+async def retire(model: Model) -> None:
+    """Closes a model once the last request that found it has been answered."""
+    while model.users:
+        await asyncio.sleep(0.02)
+    await model.__aexit__()
+
+
+def highest(folders: dict[int, Path], count: int) -> dict[int, Path]:
+    return dict(sorted(folders.items())[-count:])
+
+
+def fingerprint(folders: dict[int, Path]) -> object:
+    """Changes when a version comes or goes, or its manifest is written anew."""
+    found = []
+    for version, folder in folders.items():
+        try:
+            status = (folder / MANIFEST).stat()
+        except OSError:
+            continue
+        found.append((version, status.st_mtime_ns, status.st_size, status.st_ino))
+    return found
+
+
+def find_bundles(models_dir: Path, count: int = 1) -> dict[str, dict[int, Path]]:
+    """Name -> version -> folder of its highest complete versions. Raises BundleError when there is none."""
+    found = {name: highest(folders, count) for name, folders in find_versions(models_dir).items()}
     if not found:
         raise BundleError(f"models_dir {models_dir} holds no complete bundle (<name>/<version>/manifest.json)")
     return found
 
 
-def choose_default(folders: dict[str, Path], settings: Settings) -> str:
-    if settings.model is None and len(folders) > 1:
-        raise BundleError(f"models_dir {settings.models_dir} holds {', '.join(folders)}: setting model must name the default one")
-    name = settings.model or next(iter(folders))
-    if name not in folders:
-        raise BundleError(f"setting model is {name!r}, models_dir {settings.models_dir} holds {', '.join(folders)}")
+def choose_default(bundles: dict[str, dict[int, Path]], settings: Settings) -> str:
+    if settings.model is None and len(bundles) > 1:
+        raise BundleError(f"models_dir {settings.models_dir} holds {', '.join(bundles)}: setting model must name the default one")
+    name = settings.model or next(iter(bundles))
+    if name not in bundles:
+        raise BundleError(f"setting model is {name!r}, models_dir {settings.models_dir} holds {', '.join(bundles)}")
     return name

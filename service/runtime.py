@@ -110,13 +110,19 @@ def open_session(model: bytes, folder: Path, device: Device, threads: int) -> or
             ort.preload_dlls()
     else:
         providers = ["CPUExecutionProvider"]
+    # onnxruntime lets go of the GIL while it reads a file, but not while it reads bytes: 100 MB would stop the event loop for 0.3 s. So the
+    # bytes, which are those that were hashed, become a file that lies in no folder, beside which no external data can be.
+    file = os.memfd_create("model.onnx")
     try:
-        # From the bytes that were hashed, so no external data can be reached.
-        session = ort.InferenceSession(model, options, providers=providers)
+        with open(file, "wb", closefd=False) as writer:
+            writer.write(model)
+        session = ort.InferenceSession(f"/proc/self/fd/{file}", options, providers=providers)
     except Exception as exc:  # noqa: BLE001 -- onnxruntime raises its own kinds, which share no base
         if cuda:
             raise WrongDevice(f"device {device} was asked for, but onnxruntime cannot use CUDA: {exc}") from None
         raise BundleError(f"{folder}: model.onnx cannot be opened: {exc}") from None
+    finally:
+        os.close(file)
     if cuda and session.get_providers()[0] != "CUDAExecutionProvider":
         raise WrongDevice(f"device {device} was asked for, but onnxruntime runs on {session.get_providers()[0]}")
     return session

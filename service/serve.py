@@ -1,9 +1,14 @@
-"""`oodgate serve`: uvicorn around the application, and a sentence and an exit code when it cannot start."""
+"""`oodgate serve`: uvicorn around the application, what signals mean, and a sentence and an exit code when it cannot start."""
 
+import asyncio
 import logging
+import math
 import os
+import signal
 import socket
 import sys
+import time
+from types import FrameType
 
 import prometheus_client
 import uvicorn
@@ -11,15 +16,63 @@ from fastapi import FastAPI
 
 from service import logs
 from service.app import create_app
-from service.settings import Settings
+from service.settings import Settings, WrongSetting, unknown_variables
 
 log = logging.getLogger(__name__)
 BACKLOG = 2048
+# What shells expect of a command that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+class Server(uvicorn.Server):
+    """SIGTERM drains: readiness says no, requests are served on for drain_seconds, then what is in flight is finished. A second one
+    skips the wait, a third one the finishing. Ctrl-C never waits. SIGHUP reads keys and models anew. The exit code is 0, or 130.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(configure(app, settings))
+        self.application = app
+        self.settings = settings
+        self.stop_at = math.inf
+        self.interrupted = False
+        self.reloading: set[asyncio.Task[None]] = set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a signal handler's form
+        self.interrupted |= sig == signal.SIGINT
+        drain = self.application.state.drain
+        if self.should_exit:
+            self.force_exit = True
+        elif sig == signal.SIGINT or drain.begun or self.settings.drain_seconds == 0:
+            drain.begun = self.should_exit = True
+        else:
+            drain.begun = True
+            self.stop_at = time.monotonic() + self.settings.drain_seconds
+            log.info("draining: not ready any more, serving on for %g s", self.settings.drain_seconds)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or time.monotonic() >= self.stop_at
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.hang_up)
+
+    def hang_up(self) -> None:
+        task = asyncio.create_task(self.reload())
+        self.reloading.add(task)
+        task.add_done_callback(self.reloading.discard)
+
+    async def reload(self) -> None:
+        context = self.application.state.context
+        try:
+            context.keys.read()
+        except WrongSetting as exc:
+            log.error("the keys were not read again, those in force stay: %s", exc)
+        await context.repository.reload_all()
 
 
 def serve(settings: Settings) -> int:
     """Runs until a signal ends it. 1 when it could not start."""
-    logs.set_up(settings.log_format)
+    logs.set_up(settings.log_format, settings.log_level)
     # One more series for every counter and histogram, which nobody here reads.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     failures: list[BaseException] = []
@@ -28,20 +81,24 @@ def serve(settings: Settings) -> int:
         failures.append(exc)
         server.should_exit = True
 
-    app = create_app(settings, stop)
-    server = uvicorn.Server(configure(app, settings))
     try:
+        server = Server(create_app(settings, stop), settings)
         listener = listen(settings.host, settings.port)
+    except WrongSetting as exc:
+        print(f"oodgate: {exc}", file=sys.stderr)
+        return 1
     except OSError as exc:
         # socket.create_server appends the address to strerror, which is here already. A host name that is not found has a negative errno.
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror
         print(f"oodgate: cannot listen on {settings.host} port {settings.port}: {reason}", file=sys.stderr)
         return 1
     log.info("listening on http://%s:%d", settings.host, listener.getsockname()[1])
+    for name in unknown_variables(os.environ):
+        log.warning("environment variable %s is no setting and changes nothing", name)
     server.run(sockets=[listener])
     for failure in failures:
         print(f"oodgate: {failure or type(failure).__name__}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures else INTERRUPTED if server.interrupted else 0
 
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -55,6 +112,8 @@ def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=settings.keep_alive_seconds,
+        # By then every request in flight has been answered or refused.
+        timeout_graceful_shutdown=math.ceil((settings.body_timeout_ms + settings.request_deadline_ms) / 1000) + 5,
         backlog=BACKLOG,
     )
 

@@ -3,15 +3,18 @@
 The text under a setting says how to choose it; it is what --help prints.
 """
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.bundle.decision import Guarantee
 
 PREFIX = "OODGATE_"
+SECRET = ("api_keys", "admin_keys")
 
 
 class WrongSetting(Exception):
@@ -27,6 +30,10 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="Model that answers when a request names none. Needed once the folder holds more than one.")
     host: str = Field("127.0.0.1", description="Address to listen on. 0.0.0.0 in a container; keep 127.0.0.1 behind a proxy on the same machine.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and says which.")
+    loaded_versions: int = Field(
+        1, ge=1, le=16, description="Versions of each model that are served, the highest ones. More than 1 to compare, or to pin clients to one."
+    )
+    watch: bool = Field(False, description="Look for new versions in models_dir every few seconds and load them. Else: SIGHUP, or the reload route.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="cuda refuses to start when the session did not really get CUDA; auto takes it where there is a GPU."
     )
@@ -52,7 +59,14 @@ class Settings(BaseSettings):
         256, ge=1, le=1_000_000, description="Images that may wait, above it 429. Images per second times the seconds that a client would wait."
     )
     request_deadline_ms: float = Field(
-        10_000, gt=0, le=600_000, description="Waiting longer than this is answered 504. Just below the clients' own time-out."
+        10_000,
+        gt=0,
+        le=600_000,
+        description="From a request's arrival; 504 when it passes before its turn. Just below the clients' time-out. "
+        "A client may ask for less: X-Request-Timeout-Ms.",
+    )
+    body_timeout_ms: float = Field(
+        30_000, gt=0, le=600_000, description="How long a body may take to arrive, above it 408. The slowest upload that you want to wait for."
     )
     max_body_bytes: int = Field(
         16 * 2**20, ge=1024, le=2**31, description="Largest request body. The largest picture you accept, times max_images_per_request if you use it."
@@ -79,12 +93,39 @@ class Settings(BaseSettings):
     shadow_postprocessors: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Scores, separated by commas, whose rejects are counted but never answered: for comparing before you switch."
     )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Keys, separated by commas, that open all but probes, metrics and documentation. None: open to all, as behind a gateway."
+    )
+    api_keys_file: Path | None = Field(None, description="File with more api_keys, one a line: for secrets that are mounted. SIGHUP reads it again.")
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Keys that may also reload models over HTTP. None: nobody may; SIGHUP and watch need no key."
+    )
+    admin_keys_file: Path | None = Field(None, description="File with more admin_keys, one a line. SIGHUP reads it again.")
+    drain_seconds: float = Field(
+        5,
+        ge=0,
+        le=3600,
+        description="After SIGTERM, how long to serve on while /readyz says 503. Longer than your load balancer takes to notice.",
+    )
     keep_alive_seconds: int = Field(
         75, ge=1, le=3600, description="How long an idle connection stays open. Longer than the load balancer's, often 60 s."
     )
     log_format: Literal["json", "console"] = Field("console", description="json for a log collector, console for people.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="info has one line per request; debug has the probes' too; warning has none of them."
+    )
 
-    @field_validator("shadow_postprocessors", mode="before")
+    @field_validator("port", mode="before")
+    @classmethod
+    def is_no_service_link(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(("tcp://", "udp://")):
+            raise ValueError(
+                "this is an address that Kubernetes puts there for a Service named oodgate; set enableServiceLinks: false in the pod's spec, "
+                "name the Service otherwise, or give --port"
+            )
+        return value
+
+    @field_validator("shadow_postprocessors", "api_keys", "admin_keys", mode="before")
     @classmethod
     def split_commas(cls, value: Any) -> Any:
         return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
@@ -112,8 +153,16 @@ def load_settings(**given: Any) -> Settings:
         if not error["loc"]:
             raise WrongSetting(error["msg"].removeprefix("Value error, ")) from None
         name = str(error["loc"][0]).removeprefix(PREFIX.lower())
-        allowed = error["msg"][0].lower() + error["msg"][1:]
-        raise WrongSetting(f"setting {name} ({PREFIX}{name.upper()}, {flag(name)}) is {str(error['input'])!r}: {allowed}") from None
+        allowed = error["msg"].removeprefix("Value error, ")
+        allowed = allowed[0].lower() + allowed[1:]
+        found = "wrong" if name in SECRET else f"{str(error['input'])!r}"
+        raise WrongSetting(f"setting {name} ({PREFIX}{name.upper()}, {flag(name)}) is {found}: {allowed}") from None
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Variables that look like settings and are none: most likely misspelt. Those that Kubernetes makes up are left out."""
+    names = (name for name in environment if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields)
+    return sorted(name for name in names if not re.search(r"_(SERVICE_(HOST|PORT.*)|PORT_\d.*)$", name))
 
 
 def flag(name: str) -> str:

@@ -17,6 +17,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # How their files begin: one that begins so and cannot be opened is broken, not unknown.
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+# The longer side over the shorter: 2 x 20,000,000 pixels, resized to a shorter side of 256, would take 2 TB.
+MAX_ASPECT = 200
 Pixels = NDArray[np.uint8]
 
 
@@ -38,6 +40,12 @@ class TooManyPixels(InvalidImage):
     reason = "pixels"
 
 
+class TooLong(InvalidImage):
+    """A strip: brought to the network's size its longer side would be very long, whatever the number of its pixels."""
+
+    reason = "aspect"
+
+
 class Undecodable(InvalidImage):
     """The format is known, but the picture is broken or too small."""
 
@@ -56,9 +64,9 @@ class InputSpec(BaseModel):
 
 
 def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels:
-    """Decodes one picture to (crop, crop, 3).
+    """Decodes one picture, of an animation the first frame, to (crop, crop, 3).
 
-    Raises UnknownFormat, TooManyPixels (from the header, before any pixel is decoded) or Undecodable.
+    Raises UnknownFormat, TooManyPixels or TooLong (from the header, before any pixel is decoded) or Undecodable.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -76,6 +84,8 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
             raise TooManyPixels(f"image has {width}x{height} pixels, at most {max_pixels} are decoded")
         if width < 2 or height < 2:
             raise Undecodable(f"image has {width}x{height} pixels, at least 2x2 are needed")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise TooLong(f"image has {width}x{height} pixels, one side may be at most {MAX_ASPECT} times the other")
         try:
             image.load()
             return to_pixels(image, spec)
@@ -104,7 +114,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips at 255, which turns a 16-bit picture white.
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

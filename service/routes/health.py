@@ -21,9 +21,11 @@ async def livez(request: Request) -> Response:
     return ALIVE
 
 
-@router.get("/readyz", response_model=Health, responses=documented(503), summary="Is every model loaded, checked and warm?")
+@router.get(
+    "/readyz", response_model=Health, responses=documented(503), summary="Is every model loaded, checked and warm, and the server not about to stop?"
+)
 async def readyz(request: Request) -> Response:
-    context_of(request).repository.find()
+    context_of(request).check_ready()
     return READY
 
 

@@ -1,26 +1,43 @@
-"""GET /models: what is loaded, what it promises, and what was measured of it."""
+"""GET /models: what is loaded, what it promises, and what was measured of it. POST /models/{name}/reload."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.context import context_of
 from service.errors import documented
-from service.schemas import ModelDetail, ModelList
+from service.keys import key_of
+from service.schemas import ModelDetail, ModelList, ModelSummary
 
 router = APIRouter()
 
 
-@router.get("/models", response_model=ModelList, responses=documented(503), summary="What is loaded")
+@router.get("/models", response_model=ModelList, responses=documented(401, 503), summary="What is loaded")
 async def list_models(request: Request) -> Response:
     repository = context_of(request).repository
-    summaries = [model.summary(default=model.name == repository.default) for model in repository.all()]
+    summaries = [model.summary(default=model is repository.find()) for model in repository.all()]
     return Response(ModelList(models=summaries).model_dump_json(), media_type="application/json")
 
 
 @router.get(
-    "/models/{name}", response_model=ModelDetail, responses=documented(404, 422, 503), summary="One model: manifest, evaluation, operating points"
+    "/models/{name}",
+    response_model=ModelDetail,
+    responses=documented(401, 404, 422, 503),
+    summary="One model: manifest, evaluation, operating points",
 )
-async def show_model(request: Request, name: str) -> Response:
+async def show_model(request: Request, name: str, version: int | None = None) -> Response:
     repository = context_of(request).repository
-    model = repository.find(name)
-    return Response(model.detail(default=name == repository.default).model_dump_json(), media_type="application/json")
+    model = repository.find(name, version)
+    return Response(model.detail(default=model is repository.find()).model_dump_json(), media_type="application/json")
+
+
+@router.post(
+    "/models/{name}/reload",
+    response_model=ModelSummary,
+    responses=documented(401, 403, 404, 409, 422, 503),
+    summary="Load the newest version beside the old one, check and warm it, then swap; no request fails",
+)
+async def reload_model(request: Request, name: str) -> Response:
+    context = context_of(request)
+    context.keys.check_admin(key_of(request.headers))
+    model = await context.repository.reload(name)
+    return Response(model.summary(default=model is context.repository.find()).model_dump_json(), media_type="application/json")

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.context import context_of, timing_of
+from service.context import Context, context_of, timing_of
 from service.errors import documented
-from service.intake import IMAGE_TYPES, read_question, read_uploads
+from service.intake import IMAGE_TYPES, TIMEOUT_HEADER, read_deadline, read_question, read_uploads
+from service.model import Model
 from service.place import Place
 from service.schemas import Answer, Question, example_answer
 
@@ -43,6 +44,15 @@ PARAMETERS = [
     {"name": name, "in": "query", "required": False, "description": schema.pop("description"), "schema": schema}
     for name, schema in Question.model_json_schema()["properties"].items()
 ]
+PARAMETERS.append(
+    {
+        "name": TIMEOUT_HEADER,
+        "in": "header",
+        "required": False,
+        "description": "answer within so many milliseconds or not at all; counts if it is less than the server's own deadline",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    }
+)
 ANSWERED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Every image answered, in the order sent. A rejected image is an answer, not an error.",
@@ -53,7 +63,7 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
             "X-OOD-Rejected": {"schema": {"type": "string", "enum": ["true", "false"]}, "description": "only with a single image"},
         },
     },
-    **documented(400, 404, 413, 415, 422, 429, 500, 503, 504),
+    **documented(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504),
 }
 
 
@@ -65,21 +75,29 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
     summary="Classify images, or say so if unsure",
 )
 async def predict(request: Request) -> Response:
+    context, question = context_of(request), read_question(request)
+    deadline = read_deadline(request, context.settings)
+    with context.repository.lease(question.model, question.version) as chosen:
+        return await classify(request, context, chosen, question, deadline)
+
+
+async def classify(request: Request, context: Context, chosen: Model, question: Question, deadline: float) -> Response:
     arrived = time.monotonic()
-    context, timing = context_of(request), timing_of(request)
-    settings, stage = context.settings, context.metrics.stage
-    question = read_question(request)
-    chosen = context.repository.find(question.model, question.version)
+    timing, stage = timing_of(request), context.metrics.stage
+    timing.model, timing.version = chosen.name, chosen.version
     choice = chosen.choose(question.postprocessor, question.alpha)
+    timing.postprocessor = choice.postprocessor
     top_k = chosen.check_top_k(question.top_k)
     chosen.batcher.refuse_when_full()
-    uploads = await read_uploads(request, settings.max_body_bytes, settings.max_images_per_request)
+    uploads = await read_uploads(request, context.settings, deadline)
+    timing.images = len(uploads)
     read = time.monotonic()
-    stage["read"].observe(read - arrived)
-    with chosen.batcher.admit(len(uploads), arrived + settings.request_deadline_ms / 1000) as place:
+    timing.read = read - arrived
+    stage["read"].observe(timing.read)
+    with chosen.batcher.admit(len(uploads), deadline) as place:
         watching = asyncio.create_task(watch(request.receive, place))
         try:
-            images = await context.decoder.decode(uploads, chosen.manifest.input)
+            images = await context.decoder.decode(uploads, chosen.manifest.input, place)
             timing.decode = time.monotonic() - read
             stage["decode"].observe(timing.decode)
             answered = await chosen.batcher.answer(place, images)
@@ -91,12 +109,14 @@ async def predict(request: Request) -> Response:
     inferred = time.monotonic()
     probabilities, scores = answered.outputs
     verdict = chosen.judge(scores, choice)
+    timing.rejected = int(verdict.rejected.sum())
     answer = chosen.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
     shadows = [chosen.judge(scores, shadow) for shadow in chosen.shadows]
     context.metrics.count(chosen, choice, verdict, [prediction.class_id for prediction in answer.predictions], shadows)
     body = answer.__pydantic_serializer__.to_json(answer)
     headers = {"X-OOD-Rejected": "true" if answer.predictions[0].ood.rejected else "false"} if len(uploads) == 1 else None
-    stage["encode"].observe(time.monotonic() - inferred)
+    timing.encode = time.monotonic() - inferred
+    stage["encode"].observe(timing.encode)
     return Response(body, 200, headers, "application/json")
 
 

@@ -1,0 +1,94 @@
+"""Who may ask what: keys from settings and files, compared in constant time and never written anywhere."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import SecretStr
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.settings import Settings, WrongSetting
+
+# Probes, scrapers and readers of the documentation have no keys.
+OPEN = frozenset({"/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+
+
+class MissingKey(Exception):
+    """No key, or one that opens nothing."""
+
+
+class Forbidden(Exception):
+    """A key that does not open this, or something that no key opens."""
+
+
+class Keys:
+    """Digests of the keys, so that none stays in memory as it is. `read` may be called again: for keys that rotate."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.read()
+
+    def read(self) -> None:
+        """Raises WrongSetting for a file that cannot be used; the keys in force stay."""
+        api = digests(self.settings.api_keys, read_file("api_keys_file", self.settings.api_keys_file))
+        admin = digests(self.settings.admin_keys, read_file("admin_keys_file", self.settings.admin_keys_file))
+        self.api, self.admin = api, admin
+
+    def check(self, key: str | None) -> None:
+        """Raises MissingKey unless the key opens what clients use."""
+        if self.api and not (known(key, self.api) | known(key, self.admin)):
+            raise MissingKey("the key is not known" if key else "a key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
+
+    def check_admin(self, key: str | None) -> None:
+        """Raises MissingKey or Forbidden unless the key opens what operators use."""
+        if not self.admin:
+            raise Forbidden("this needs an admin key, and setting admin_keys names none; SIGHUP and --watch reload without a key")
+        if not known(key, self.admin):
+            if known(key, self.api):
+                raise Forbidden("this needs an admin key")
+            raise MissingKey("the key is not known" if key else "an admin key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
+
+
+class Guard:
+    """ASGI middleware: every path but the open ones needs a key, where keys are configured. A new route is not forgotten."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self.app = app
+        self.keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.keys.api and scope["type"] == "http" and scope["path"] not in OPEN:
+            self.keys.check(key_of(Headers(scope=scope)))
+        await self.app(scope, receive, send)
+
+
+def key_of(headers: Headers) -> str | None:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
+
+
+def known(key: str | None, among: Iterable[bytes]) -> bool:
+    """Takes as long whichever key it is, or none: digests are equally long, and all are compared."""
+    digest = hashlib.sha256((key or "").encode()).digest()
+    return sum(hmac.compare_digest(digest, other) for other in among) > 0
+
+
+def digests(keys: Iterable[SecretStr], more: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(hashlib.sha256(key.encode()).digest() for key in [*(key.get_secret_value() for key in keys), *more])
+
+
+def read_file(setting: str, path: Path | None) -> list[str]:
+    """One key a line; blank lines and those that begin with # are none."""
+    if path is None:
+        return []
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise WrongSetting(f"setting {setting} is {str(path)!r}: {exc.strerror if isinstance(exc, OSError) else 'not text'}") from None
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        # An empty file would open everything.
+        raise WrongSetting(f"setting {setting} is {str(path)!r}: there is no key in it")
+    return keys
