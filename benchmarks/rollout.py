@@ -52,7 +52,7 @@ class Replica:
 
     async def start(self) -> None:
         command = [sys.executable, "-m", "service", "serve", "--port", str(self.port), "--models-dir", str(self.models_dir)]
-        command += ["--device", "cpu", "--intra-op-threads", "1", "--admin-keys-file", str(self.keys_file), "--log-level", "warning"]
+        command += ["--device", "cpu", "--intra-op-threads", "1", "--admin-keys-file", str(self.keys_file), "--log-level", "error"]
         self.process = subprocess.Popen(command, cwd=ROOT)
         async with httpx.AsyncClient(base_url=self.url) as client:
             patience = time.monotonic() + 120
