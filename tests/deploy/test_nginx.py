@@ -1,5 +1,4 @@
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,14 +9,9 @@ import httpx
 import pytest
 
 from tests.bundles import id_png
-from tests.deploy.tools import DEPLOY, run
+from tests.deploy.tools import DEPLOY, free_port, run
 
 PNG = {"Content-Type": "image/png"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Programs that are no Python packages. A test that needs one fails without it: skipped, nobody would miss it."""
 
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,3 +32,8 @@ def run_module(module: str, *arguments: str | Path) -> str:
 
 def documents(text: str) -> Iterator[dict[str, Any]]:
     yield from yaml.safe_load_all(text)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
