@@ -29,9 +29,8 @@ IMAGE_TYPES = (
 ACCEPTED = (*IMAGE_TYPES, "multipart/form-data", "application/json")
 # Above this, parsing would be felt by the other requests on the event loop.
 LARGE_BYTES = 64 * 1024
-# Parts that are no images, and the bytes of one part's headers: more than any form has.
+# Parts that are no images: more than any form has. The parser itself limits the headers of each.
 MAX_FIELDS = 100
-MAX_HEADER_BYTES = 16 * 1024
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 NOTHING_ASKED = Question()
 
@@ -166,7 +165,6 @@ class Parts:
     count: int = 0
     ended: bool = False
     header: bytes = b""
-    header_bytes: int = 0
     value: bytes = b""
     disposition: bytes = b""
     data: bytearray = field(default_factory=bytearray)
@@ -175,22 +173,14 @@ class Parts:
         self.count += 1
         if self.count > self.max_images + MAX_FIELDS:
             raise MalformedBody(f"the multipart body has more than {self.max_images + MAX_FIELDS} parts")
-        self.header_bytes = 0
         self.disposition = b""
         self.data = bytearray()
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self.limit_headers(end - start)
         self.header += data[start:end]
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self.limit_headers(end - start)
         self.value += data[start:end]
-
-    def limit_headers(self, more: int) -> None:
-        self.header_bytes += more
-        if self.header_bytes > MAX_HEADER_BYTES:
-            raise MalformedBody(f"a part of the multipart body has more than {MAX_HEADER_BYTES} bytes of headers")
 
     def on_header_end(self) -> None:
         if self.header.lower() == b"content-disposition":

@@ -1,5 +1,6 @@
 """A real server on a loopback port, in a thread of the test process."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -47,3 +48,16 @@ def wait_until_ready(client: httpx.Client) -> None:
     while client.get("/readyz").status_code != 200:
         assert time.monotonic() < patience, "the server did not become ready"
         time.sleep(0.02)
+
+
+def check(response: httpx.Response, status: int, kind: str, detail: str = "") -> dict[str, Any]:
+    """A problem document of this kind, whose detail matches."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert (problem["type"], problem["status"]) == (f"urn:oodgate:problem:{kind}", status)
+    assert problem["title"]
+    assert re.search(detail, problem["detail"]), problem
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+    assert "Server-Timing" in response.headers
+    return problem

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from service.batcher import Batcher, QueueFull
-from service.place import InferenceFailed
+from service.place import DeadlinePassed, InferenceFailed
 from tests.doubler import Doubler, ask, hold_up, run
 
 
@@ -97,7 +97,65 @@ def test_the_wait_it_names_grows_with_the_queue_and_the_time_a_row_takes() -> No
     batcher.seconds_per_row, batcher.held = 0.1, 100
     with pytest.raises(QueueFull) as refused:
         batcher.refuse_when_full()
-    assert refused.value.retry_after_seconds == 10
+    assert refused.value.retry_after_seconds in range(10, 21)
+
+
+def test_those_refused_together_are_not_told_to_come_back_together() -> None:
+    batcher = Batcher(Doubler(), 8, 100)
+    batcher.seconds_per_row, batcher.held = 0.1, 100
+    waits = set()
+    for _ in range(100):
+        with pytest.raises(QueueFull) as refused:
+            batcher.refuse_when_full()
+        waits.add(refused.value.retry_after_seconds)
+    assert len(waits) > 5
+
+
+def test_small_calls_do_not_wait_for_a_large_one_to_end() -> None:
+    async def test() -> None:
+        async with Batcher(model := Doubler(), 8, 1000) as batcher:
+            first = await hold_up(model, batcher)
+            large = asyncio.create_task(ask(batcher, *range(1000, 1100)))
+            await asyncio.sleep(0.01)
+            small = [asyncio.create_task(ask(batcher, value)) for value in range(1, 4)]
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            await asyncio.gather(first, large, *small)
+            assert sorted(model.batches[1])[:3] == [1, 2, 3], "the small ones are all in the next batch"
+            assert len(model.batches[1]) == 8, "the large one has the room that they leave"
+
+    run(test)
+
+
+def test_large_calls_share_with_each_other_and_with_small_ones() -> None:
+    async def test() -> None:
+        async with Batcher(model := Doubler(), 8, 1000) as batcher:
+            first = await hold_up(model, batcher)
+            large = [asyncio.create_task(ask(batcher, *range(start, start + 40))) for start in (1000, 2000)]
+            await asyncio.sleep(0.01)
+            small = [asyncio.create_task(ask(batcher, value)) for value in range(100, 130)]
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            await asyncio.gather(first, *large, *small)
+            assert sorted(model.batches[1]) == [*range(100, 106), 1000, 2000], "a row for each of the first eight callers"
+            last = max(place for place, batch in enumerate(model.batches) if any(value < 1000 for value in batch))
+            assert last <= 6, "nobody waits for a second turn of the large ones"
+
+    run(test)
+
+
+def test_a_large_call_whose_time_is_up_takes_no_more_batches() -> None:
+    async def test() -> None:
+        async with Batcher(model := Doubler(), 2, 1000) as batcher:
+            model.gate.clear()
+            asyncio.get_running_loop().call_later(0.1, model.gate.set)
+            with pytest.raises(DeadlinePassed):
+                await ask(batcher, *range(100), deadline=time.monotonic() + 0.05)
+            assert await ask(batcher, 7) == [14]
+            assert len(model.batches) <= 3
+            assert batcher.held == 0
+
+    run(test)
 
 
 def test_a_lone_call_is_not_delayed() -> None:

@@ -1,12 +1,14 @@
 import asyncio
 import gc
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from service.bundle.preprocess import InputSpec, Pixels, TooManyPixels, UnknownFormat
 from service.decoder import Decoder, RefusedImage, Upload
+from service.place import DeadlinePassed, Departed, Place
 from tests.bundles import SIZE, pixels, png
 
 SPEC = InputSpec(size=SIZE, resize=SIZE, crop=SIZE)
@@ -41,3 +43,36 @@ def test_the_limit_of_pixels_is_the_decoder_s() -> None:
     with pytest.raises(RefusedImage) as refused:
         decode(Upload(png(pixels(1, 6)[0])), max_pixels=SIZE * SIZE - 1)
     assert isinstance(refused.value.cause, TooManyPixels)
+
+
+def test_a_small_request_is_decoded_before_a_large_one_ends() -> None:
+    async def test() -> None:
+        ended: list[str] = []
+        picture = Upload(png(np.random.default_rng(0).integers(0, 255, (1000, 1000, 3), np.uint8)))
+
+        async def request(name: str, count: int) -> None:
+            await decoder.decode([picture] * count, SPEC)
+            ended.append(name)
+
+        with Decoder(2, 1_000_000) as decoder:
+            large = asyncio.create_task(request("large", 30))
+            await asyncio.sleep(0.01)
+            await asyncio.gather(large, *(request("small", 1) for _ in range(3)))
+        assert ended == ["small", "small", "small", "large"]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(("end", "told"), [(Place.expire, DeadlinePassed), (Place.abandon, Departed)])
+def test_decoding_ends_with_the_caller_s_place(end: Callable[[Place], None], told: type[Exception]) -> None:
+    async def test() -> None:
+        place = Place(50, 0.0, asyncio.get_running_loop().create_future())
+        picture = Upload(png(np.random.default_rng(0).integers(0, 255, (1000, 1000, 3), np.uint8)))
+        with Decoder(2, 1_000_000) as decoder:
+            asyncio.get_running_loop().call_later(0.02, end, place)
+            started = time.monotonic()
+            with pytest.raises(told):
+                await decoder.decode([picture] * 1000, SPEC, place)
+            assert time.monotonic() - started < 5
+
+    asyncio.run(test())

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from service.settings import Settings, WrongSetting, load_settings
+from service.settings import Settings, WrongSetting, load_settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,9 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "wrong", "allowed"),
     [
         ("port", "x", "valid integer"),
+        ("port", "tcp://10.0.0.1:8000", "set enableServiceLinks: false"),
+        ("watch", "sometimes", "valid boolean"),
+        ("drain_seconds", "-1", "greater than or equal to 0"),
         ("port", "70000", "less than or equal to 65535"),
         ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
         ("alpha", "0", "greater than 0"),
@@ -66,3 +69,14 @@ def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], 
 
 def test_every_setting_says_how_to_choose_it() -> None:
     assert all(field.description and len(field.description) > 30 for field in Settings.model_fields.values())
+
+
+def test_a_wrong_key_is_not_repeated() -> None:
+    with pytest.raises(WrongSetting) as refused:
+        load_settings(api_keys=5)
+    assert str(refused.value).startswith("setting api_keys (OODGATE_API_KEYS, --api-keys) is wrong: ")
+
+
+def test_what_looks_like_a_setting_and_is_none_is_found() -> None:
+    made_by_kubernetes = ["OODGATE_SERVICE_HOST", "OODGATE_SERVICE_PORT_HTTP", "OODGATE_PORT", "OODGATE_PORT_8000_TCP_ADDR"]
+    assert unknown_variables([*made_by_kubernetes, "OODGATE_ALHPA", "OODGATE_ALPHA", "PATH"]) == ["OODGATE_ALHPA"]

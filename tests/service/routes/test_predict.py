@@ -161,10 +161,13 @@ def test_a_picture_is_decided_alike_alone_and_in_any_batch(models_dir: Path) -> 
 def test_the_api_is_documented_with_its_bodies_answers_and_problems(client: httpx.Client) -> None:
     schema = client.get("/openapi.json").json()
     operation = schema["paths"]["/predict"]["post"]
-    assert [parameter["name"] for parameter in operation["parameters"]] == ["model", "version", "postprocessor", "alpha", "top_k"]
+    assert [parameter["name"] for parameter in operation["parameters"]] == [
+        *("model", "version", "postprocessor", "alpha", "top_k"),
+        "X-Request-Timeout-Ms",
+    ]
     assert {"image/png", "multipart/form-data", "application/json"} < set(operation["requestBody"]["content"])
     assert operation["responses"]["200"]["content"]["application/json"]["example"]["predictions"][0]["label"] == "cat"
-    for status in ("400", "404", "413", "415", "422", "429", "500", "503", "504"):
+    for status in ("400", "401", "404", "408", "413", "415", "422", "429", "500", "503", "504"):
         assert operation["responses"][status]["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
     assert "request_id" in schema["components"]["schemas"]["Problem"]["required"]
     assert client.get("/docs").status_code == 200
