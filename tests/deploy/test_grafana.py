@@ -1,5 +1,6 @@
 """Every panel's query, asked of a real Prometheus that scrapes a real server under load."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -39,6 +40,17 @@ def ask(prometheus: httpx.Client, expression: str) -> list[dict[str, Any]]:
     return [series for series in answer["data"]["result"] if not math.isnan(float(series["value"][1]))]
 
 
+def wait_until_ready(prometheus: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    patience = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if prometheus.get("/-/ready").status_code == 200:
+                return
+        assert process.poll() is None, f"Prometheus ended with {process.returncode}"
+        assert time.monotonic() < patience, "Prometheus did not become ready"
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Prometheus, while the committed model is asked about a good picture, one that is none of its classes, and a broken one."""
@@ -50,16 +62,13 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
         options = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
         process = subprocess.Popen(["prometheus", *options])
         try:
+            wait_until_ready(client, process)
             patience = time.monotonic() + 90
-            while True:
+            # Until every panel has something to show, or the tests below say which has not.
+            while time.monotonic() < patience:
                 for content in (*pictures, pictures[0][:100]):
                     server.post("/predict", content=content, headers=PNG)
-                try:
-                    if all(ask(client, target["expr"]) for panel in PANELS.values() for target in panel["targets"]):
-                        break
-                except httpx.TransportError:
-                    assert process.poll() is None, "Prometheus has ended"
-                if time.monotonic() > patience:
+                if all(ask(client, target["expr"]) for panel in PANELS.values() for target in panel["targets"]):
                     break
             yield client
         finally:
