@@ -6,7 +6,7 @@
 ARG BASE=docker.io/library/python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
-# pip stays in an environment of its own, so that the image has none.
+# pip stays in an environment of its own, which is left behind.
 RUN python3 -m venv /tools && python3 -m venv --without-pip /opt/oodgate
 COPY service /app/service
 COPY deploy/health.py /app/health.py

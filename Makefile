@@ -43,7 +43,7 @@ tools:
 	if [ -n "$$missing" ]; then \
 	    if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo "make tools: not installed:$$missing" >&2; exit 1; fi; \
 	    packages=$$(for tool in $$missing; do case $$tool in nginx) echo nginx-light;; kubectl) echo kubernetes-client;; *) echo prometheus;; esac; done | sort -u); \
-	    apt-get update --quiet --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends $$packages; \
+	    apt-get update --quiet --quiet && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install --yes --quiet --quiet --no-install-recommends $$packages; \
 	fi
 
 test: lint types imports tools

@@ -9,6 +9,7 @@ one was due. Everything listens on 127.0.0.1 alone.
 import argparse
 import asyncio
 import contextlib
+import getpass
 import json
 import secrets
 import shutil
@@ -77,7 +78,6 @@ class Replica:
 
 def start_nginx(folder: Path, replicas: list[Replica]) -> tuple[subprocess.Popen[bytes], str]:
     """The deployed configuration, with other addresses and paths."""
-    folder.chmod(0o755)
     port = free_port()
     text = (NGINX / "nginx.conf").read_text()
     for old, new in (
@@ -94,7 +94,7 @@ def start_nginx(folder: Path, replicas: list[Replica]) -> tuple[subprocess.Popen
         assert host in upstream, f"upstream.conf has no {host}"
         upstream = upstream.replace(host, f"127.0.0.1:{replica.port}")
     (folder / "upstream.conf").write_text(upstream)
-    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"])
+    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", f"daemon off; user {getpass.getuser()};"])
     return process, f"http://127.0.0.1:{port}"
 
 
@@ -211,7 +211,6 @@ parser.add_argument("--calm-seconds", type=float, default=5, help="load before a
 parser.add_argument("--json", type=Path)
 arguments = parser.parse_args()
 with tempfile.TemporaryDirectory() as name:
-    Path(name).chmod(0o755)
     Path(name, "nginx").mkdir()
     measurements = asyncio.run(rollout(Path(name)))
 if arguments.json:

@@ -1,3 +1,4 @@
+import getpass
 import re
 import subprocess
 import time
@@ -11,6 +12,8 @@ import pytest
 from tests.bundles import id_png
 from tests.deploy.tools import DEPLOY, free_port, run
 
+# Under root the workers would be another user, who cannot read a test's folder.
+GLOBALS = f"daemon off; user {getpass.getuser()};"
 PNG = {"Content-Type": "image/png"}
 
 
@@ -24,11 +27,8 @@ def nginx(folder: Path, replicas: list[int]) -> Iterator[httpx.Client]:
     upstream = (DEPLOY / "nginx" / "upstream.conf").read_text()
     (folder / "upstream.conf").write_text(re.sub(r"server [\d.]+:8000", lambda _: f"server 127.0.0.1:{next(addresses)}", upstream))
     (folder / "nginx.conf").write_text(text)
-    # nginx's workers are not root.
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
     run("nginx", "-t", "-p", folder, "-c", folder / "nginx.conf")
-    process = subprocess.Popen(["nginx", "-p", folder, "-c", folder / "nginx.conf", "-g", "daemon off;"])
+    process = subprocess.Popen(["nginx", "-p", folder, "-c", folder / "nginx.conf", "-g", GLOBALS])
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as proxied:
             patience = time.monotonic() + 30
