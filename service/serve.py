@@ -95,10 +95,16 @@ def serve(settings: Settings) -> int:
     log.info("listening on http://%s:%d", settings.host, listener.getsockname()[1])
     for name in unknown_variables(os.environ):
         log.warning("environment variable %s is no setting and changes nothing", name)
+    # For before and after the server, when there is nothing to drain: uvicorn puts this back once it has ended.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     server.run(sockets=[listener])
     for failure in failures:
         print(f"oodgate: {failure or type(failure).__name__}", file=sys.stderr)
-    return 1 if failures else INTERRUPTED if server.interrupted else 0
+    if failures:
+        return 1
+    # All is closed. What Python would do yet is free memory, for seconds on a busy machine, while a load balancer waits for the next process.
+    logging.shutdown()
+    os._exit(INTERRUPTED if server.interrupted else 0)
 
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -36,17 +36,16 @@ def test_a_drain_says_not_ready_serves_on_finishes_what_is_in_flight_and_exits_w
         httpx.Client(base_url=address) as client,
     ):
         wait_until_ready(address)
-        assert "connection" not in client.get("/livez").headers
-        server.send_signal(signal.SIGTERM)
-        until(lambda: not_ready(client))
-        assert "Retry-After" in client.get("/readyz").headers
-        response = client.post("/predict", content=picture, timeout=30)
-        assert (response.status_code, response.headers["connection"]) == (200, "close")
         url = httpx.URL(address)
         with socket.create_connection((url.host, url.port or 0), timeout=30) as connection:
             # Half a request now, the rest when nobody is let in any more.
-            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(picture)
-            connection.sendall(head + picture[:20])
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture[:20])
+            assert "connection" not in client.get("/livez").headers
+            server.send_signal(signal.SIGTERM)
+            until(lambda: not_ready(client))
+            assert "Retry-After" in client.get("/readyz").headers
+            response = client.post("/predict", content=picture, timeout=30)
+            assert (response.status_code, response.headers["connection"]) == (200, "close")
             until(lambda: refused(url))
             connection.sendall(picture[20:])
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
