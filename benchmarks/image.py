@@ -66,7 +66,8 @@ def make_base(name: str) -> None:
 
 
 def megabytes(image: str) -> float:
-    return float(next(entry["size"].split()[0] for entry in json.loads(buildah("images", "--json", image))))
+    number, unit = next(entry["size"] for entry in json.loads(buildah("images", "--json", image))).split()
+    return float(number) * {"KB": 0.001, "MB": 1, "GB": 1000}[unit]
 
 
 def command_in(root: str, config: dict[str, Any], command: list[str], extra: dict[str, str]) -> list[str]:
