@@ -12,7 +12,10 @@ PIP := bin/python -m pip --disable-pip-version-check --no-input
 SERVE := .venv
 DEV := .venv-dev
 
-.PHONY: serve test dev lint types imports reproduce requirements clean
+# What the tests of deploy/ ask. In Debian these are the packages nginx-light, prometheus (promtool too) and kubernetes-client.
+TOOLS := nginx prometheus promtool kubectl
+
+.PHONY: serve test dev tools lint types imports reproduce requirements clean
 
 serve: $(SERVE)/.$(SERVICE)
 	$(SERVE)/bin/oodgate serve --port $(PORT)
@@ -34,7 +37,16 @@ $(DEV)/.dev: requirements/dev.txt pyproject.toml
 	$(DEV)/$(PIP) install --quiet --no-deps --editable .
 	touch $@
 
-test: lint types imports
+# Installs only what is missing, and only as root on Debian; elsewhere it says what to install.
+tools:
+	@missing=; for tool in $(TOOLS); do command -v $$tool > /dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo "make tools: not installed:$$missing" >&2; exit 1; fi; \
+	    packages=$$(for tool in $$missing; do case $$tool in nginx) echo nginx-light;; kubectl) echo kubernetes-client;; *) echo prometheus;; esac; done | sort -u); \
+	    apt-get update --quiet --quiet && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install --yes --quiet --quiet --no-install-recommends $$packages; \
+	fi
+
+test: lint types imports tools
 	$(DEV)/bin/python -m pytest
 
 lint: dev

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.buckets import Buckets
 from service.bundle.manifest import Bundle, BundleError
 from service.bundle.preprocess import Pixels
+
+# Before the import, or onnxruntime writes an identifier into the home folder and reports its use to its makers (1.32 on Linux does).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 
 Device = Literal["auto", "cpu", "cuda"]
 GOLDEN_TOLERANCE = 1e-3

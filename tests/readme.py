@@ -116,6 +116,30 @@ def serving() -> str:
     return "\n\n".join(written)
 
 
+def rollout() -> str:
+    """What `benchmarks/rollout.py` measured in front of nginx."""
+    measured = json.loads((RESULTS / "rollout.json").read_text())
+    events = {
+        "reload": "every replica reloads its model, three times",
+        "rolling restart": "one replica after the other is stopped and started",
+        "SIGKILL": "one replica is killed",
+    }
+    rows = [(what, *(str(measured[event][key]) for key in ("requests", "failed", "retried"))) for event, what in events.items()]
+    return table("under load | requests | failed | sent again by nginx", rows)
+
+
+def image() -> str:
+    """What `benchmarks/image.py` found."""
+    found = json.loads((RESULTS / "image.json").read_text())
+    rows = [
+        ("over its base", f"{found['over_its_base_mb']} MB"),
+        ("user", str(found["uid"])),
+        ("writing into it", found["writing_to_the_root"]),
+        ("exit code on SIGTERM", str(found["exit_code_on_sigterm"])),
+    ]
+    return table("image `cpu` | found", rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "errors": errors,
@@ -126,6 +150,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "scoring": scoring,
     "training": training,
     "serving": serving,
+    "rollout": rollout,
+    "image": image,
 }
 
 

@@ -1,5 +1,7 @@
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,3 +120,20 @@ def test_the_cpus_to_use_are_those_that_the_cgroup_allows(tmp_path: Path, files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cpu_quota(tmp_path) == quota
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from service.bundle.manifest import load_bundle
+from service.runtime import Runtime
+Runtime(load_bundle(Path(sys.argv[1])))
+"""
+
+
+def test_onnxruntime_leaves_no_identifier_for_its_makers(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | {"HOME": str(home)}
+    subprocess.run([sys.executable, "-c", OPEN, str(write_bundle(tmp_path))], env=environment, check=True)
+    assert list(home.rglob("*")) == []

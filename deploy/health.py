@@ -1,0 +1,15 @@
+"""The image's health check: 0 when the service inside says that it is ready. Needs nothing but Python."""
+
+import http.client
+import os
+import sys
+
+# A liveness answer would call a container healthy that still loads its models; who waits for health wants to send requests.
+try:
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ.get("OODGATE_PORT", "8000")), timeout=2)
+    connection.request("GET", "/readyz")
+    answer = connection.getresponse()
+    print(answer.status, answer.read().decode())
+    sys.exit(answer.status != 200)
+except OSError as exc:
+    sys.exit(f"no answer: {exc}")
