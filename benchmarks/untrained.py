@@ -15,11 +15,12 @@ from service.bundle.evaluation import Evaluation
 from service.bundle.manifest import CalibrationInfo, Manifest, TrainingInfo, npz, sha256
 from service.bundle.preprocess import InputSpec
 from training.config import Recipe
-from training.export import GraphRunner, write
+from training.export import write
 from training.graph import Graph, to_onnx
 from training.networks import build_network
 from training.postprocessors import REGISTRY, Outputs
 from training.probabilities import Probabilities
+from training.runner import GraphRunner
 
 CLASSES, SIZE, IMAGES = 10, 32, 600
 

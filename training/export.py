@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from service.bundle.decision import images_needed
 from service.bundle.evaluation import Evaluation, Search
@@ -26,12 +25,10 @@ from service.bundle.manifest import (
     npz,
     sha256,
 )
-from service.bundle.preprocess import Pixels
-from service.runtime import cpu_quota, open_session
 from training.benchmarks import Targets
 from training.checkpoint import Trained
-from training.config import Recipe, TrainingError
-from training.data import Pictures, load
+from training.config import TrainingError
+from training.data import Pictures
 from training.evaluate import Answers, Fitted, choices, conclude, fit, full_spectrum, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
@@ -39,10 +36,10 @@ from training.halves import round_weights
 from training.parts import open_parts
 from training.postprocessors import EVALUATED_ONLY, EXPORTED
 from training.release import check_parity, check_scores, shuffled_patches
+from training.runner import BATCH, GraphRunner
 from training.sources import Source
 
 GOLDEN_IMAGES = 32
-BATCH = 100
 Array = NDArray[Any]
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -59,31 +56,6 @@ class Export:
     alpha: float = 0.05
     delta: float = 0.05
     precision: Precision = "fp32"
-
-
-class GraphRunner:
-    """The graph as the service will run it: the same onnxruntime, on this machine's CPU."""
-
-    def __init__(self, model: bytes, folder: Path, recipe: Recipe) -> None:
-        self.session = open_session(model, folder, "cpu", cpu_quota())
-        self.spec = recipe.input
-        self.skip_unreadable = recipe.skip_unreadable
-
-    def run(self, images: Pixels) -> tuple[Array, Array]:
-        probabilities, scores = self.session.run(["probabilities", "scores"], {"images": images})
-        return probabilities, scores
-
-    def load(self, source: Source, what: str) -> Pictures:
-        return load(source, self.spec, what, self.skip_unreadable)
-
-    def run_source(self, source: Source, what: str) -> tuple[Array, Array, Array]:
-        """Labels (N,), probabilities (N, C) and scores (N, P) of a whole set."""
-        pictures = self.load(source, what)
-        order = torch.arange(len(pictures)).split(BATCH)
-        batches = tqdm(pictures.batches(order), f"graph on {what}", len(order), leave=False, disable=None)
-        found = [self.run(images.numpy()) for images, _ in batches]
-        probabilities, scores = (np.concatenate(part) for part in zip(*found, strict=True))
-        return pictures.labels.numpy(), probabilities, scores
 
 
 def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: Search | None = None) -> Path:
