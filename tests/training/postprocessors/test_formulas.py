@@ -73,7 +73,7 @@ def test_knn_equals_sklearns_neighbours_in_the_bank(world: World) -> None:
     assert isinstance(postprocessor, Knn)
     unit = torch.nn.functional.normalize(world.ood.features, dim=1)
     distances, _ = NearestNeighbors(n_neighbors=3).fit(postprocessor.rows.T.numpy()).kneighbors(unit.numpy())
-    np.testing.assert_allclose(postprocessor(world.ood.features, world.ood.logits), distances[:, -1] ** 2, atol=1e-5)
+    np.testing.assert_allclose(postprocessor(world.ood.features, world.ood.logits), distances[:, -1] ** 2 / 2, atol=1e-5)
 
 
 def test_the_bank_holds_as_many_of_each_class(world: World) -> None:
@@ -88,7 +88,7 @@ def test_the_bank_is_where_the_features_are(world: World) -> None:
     """Each training feature is nearer to its prototype than two features of a class are to each other."""
     postprocessor = fitted("knn", world, bank=100)
     unit = torch.nn.functional.normalize(world.train.features[world.train.labels == 0], dim=1)
-    apart = 2 - 2 * (unit @ unit.T).mean()
+    apart = 1 - (unit @ unit.T).mean()
     assert postprocessor(unit, unit).mean() < 0.7 * apart
 
 
