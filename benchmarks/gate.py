@@ -1,6 +1,6 @@
 """What the gate costs: the exported graph with all scores against the same network with logits alone.
 
-    python benchmarks/gate.py models/cifar10-resnet18/1
+    python benchmarks/gate.py models/cifar10-airbench/1
 
 The plain graph is cut out of the bundle's own, so both have the same weights; they run in turns, in one process, with
 the service's session options, and the ratio is that of the medians.

@@ -1,6 +1,6 @@
 """Two evaluations of the same recipe with different losses, as one Markdown table.
 
-python benchmarks/side_by_side.py benchmarks/results/cifar10-resnet18-ce.json models/cifar10-resnet18/1/evaluation.json
+python benchmarks/side_by_side.py benchmarks/results/cifar10-airbench-ce.json models/cifar10-airbench/1/evaluation.json
 """
 
 import argparse
@@ -24,7 +24,7 @@ print(f"Accuracy {arrow([entry.accuracy for entry in pair])}, ECE of what is ser
 print(f"ECE of softmax(f) {arrow([entry.ece_raw for entry in pair])} (%, {pair[0].id_images} test pictures).\n")
 print("| AUROC, % | near | far* | " + " | ".join(f"{name} ({pair[0].ood_sets[name].group})" for name in names) + " |")
 print("|---|" + "---|" * (len(names) + 2))
-for key in pair[0].postprocessors:
+for key in pair[1].postprocessors:
     entries = [evaluation.postprocessors[key] for evaluation in pair]
     cells = [arrow([getattr(entry, group).auroc for entry in entries]) for group in ("near", "far")]
     cells += [arrow([entry.sets[name].auroc for entry in entries]) for name in names]

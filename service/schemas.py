@@ -136,5 +136,5 @@ def example_answer() -> dict[str, Any]:
     cat = ClassProbability(label="cat", class_id=3, probability=0.981)
     ood = Ood(raw_score=-0.213, threshold=-0.101, p_value=0.412, ood_score=0.588, rejected=False)
     prediction = Prediction(filename=None, label="cat", class_id=3, probability=0.981, top_k=[cat], ood=ood)
-    answer = Answer(model="cifar10-resnet18", version=1, postprocessor="knn", alpha=0.05, guarantee="pac", predictions=[prediction])
+    answer = Answer(model="cifar10-airbench", version=1, postprocessor="knn", alpha=0.05, guarantee="pac", predictions=[prediction])
     return answer.model_dump(mode="json")

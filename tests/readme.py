@@ -17,7 +17,7 @@ from service.settings import Settings
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-BUNDLE = ROOT / "models" / "cifar10-resnet18" / "1"
+BUNDLE = ROOT / "models" / "cifar10-airbench" / "1"
 
 
 def table(headings: str, rows: list[tuple[str, ...]]) -> str:
@@ -50,7 +50,7 @@ def metrics() -> str:
 
 def results() -> str:
     """Baseline against ours, as `benchmarks/side_by_side.py` prints it."""
-    command = [sys.executable, "benchmarks/side_by_side.py", str(RESULTS / "cifar10-resnet18-ce.json"), str(BUNDLE / "evaluation.json")]
+    command = [sys.executable, "benchmarks/side_by_side.py", str(RESULTS / "cifar10-airbench-ce.json"), str(BUNDLE / "evaluation.json")]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -209,7 +209,7 @@ def build_parser(preset: str = "cifar") -> argparse.ArgumentParser:
     report.set_defaults(run=run_report)
     export = commands.add_parser("export", help="write a calibrated bundle that the service can load")
     add_targets(export, "the ten of the README")
-    export.add_argument("--name", required=True, help="the bundle's name, e.g. cifar10-resnet18")
+    export.add_argument("--name", required=True, help="the bundle's name, e.g. cifar10-airbench")
     export.add_argument("--models-dir", type=Path, default=Path("models"), help="where bundles lie (default models)")
     export.add_argument("--version", type=int, help="default: one more than the newest")
     export.add_argument("--default-postprocessor", default="msp", metavar="KEY", help="the score that decides (default msp)")
