@@ -14,7 +14,7 @@ import prometheus_client
 import uvicorn
 from fastapi import FastAPI
 
-from service import logs
+from service import logs, processes
 from service.app import create_app
 from service.settings import Settings, WrongSetting, unknown_variables
 
@@ -82,6 +82,7 @@ def serve(settings: Settings) -> int:
         server.should_exit = True
 
     try:
+        processes.join()
         server = Server(create_app(settings, stop), settings)
         listener = listen(settings.host, settings.port)
     except WrongSetting as exc:
@@ -96,6 +97,7 @@ def serve(settings: Settings) -> int:
     for name in unknown_variables(os.environ):
         log.warning("environment variable %s is no setting and changes nothing", name)
     server.run(sockets=[listener])
+    processes.leave()
     for failure in failures:
         print(f"oodgate: {failure or type(failure).__name__}", file=sys.stderr)
     return 1 if failures else INTERRUPTED if server.interrupted else 0

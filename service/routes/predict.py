@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from service.context import Context, context_of, timing_of
+from service.counting import count
 from service.errors import documented
 from service.intake import IMAGE_TYPES, TIMEOUT_HEADER, read_deadline, read_question, read_uploads
 from service.model import Model
@@ -111,8 +112,7 @@ async def classify(request: Request, context: Context, chosen: Model, question: 
     verdict = chosen.judge(scores, choice)
     timing.rejected = int(verdict.rejected.sum())
     answer = chosen.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
-    shadows = [chosen.judge(scores, shadow) for shadow in chosen.shadows]
-    context.metrics.count(chosen, choice, verdict, [prediction.class_id for prediction in answer.predictions], shadows)
+    count(request, chosen, choice, verdict, probabilities, scores)
     body = answer.__pydantic_serializer__.to_json(answer)
     headers = {"X-OOD-Rejected": "true" if answer.predictions[0].ood.rejected else "false"} if len(uploads) == 1 else None
     timing.encode = time.monotonic() - inferred
