@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,13 +11,15 @@ from service import __version__, errors
 from service.context import Context, Drain
 from service.decoder import Decoder
 from service.envelope import Envelope
+from service.feedback import Recent
 from service.keys import Guard, Keys
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import health, models, open_inference, predict
+from service.routes import feedback, health, models, open_inference, predict
 from service.runtime import cpu_quota
 from service.schemas import Problem
 from service.settings import Settings
+from service.states import States
 from service.tracing import open_tracer
 
 
@@ -40,14 +42,14 @@ class Application(FastAPI):
 def create_app(settings: Settings, on_start_failure: Callable[[BaseException], None]) -> FastAPI:
     """The application. It answers probes at once and loads its models meanwhile.
 
-    on_start_failure: called when they cannot be served; it must end the process. Raises WrongSetting for a file of keys that is no good.
+    on_start_failure: called when they cannot be served; it must end the process. Raises WrongSetting for a file of keys, or a
+    state_dir, that is no good.
     """
-    metrics, keys, drain, tracer = Metrics(), Keys(settings), Drain(), open_tracer()
+    metrics, keys, drain, tracer, states = Metrics(), Keys(settings), Drain(), open_tracer(), States(settings.state_dir)
 
     async def work(repository: Repository) -> None:
         await repository.load()
-        if settings.watch:
-            await repository.watch()
+        await asyncio.gather(repository.keep(), *([repository.watch()] if settings.watch else []))
 
     def report(working: asyncio.Task[None]) -> None:
         if not working.cancelled() and (exc := working.exception()):
@@ -55,14 +57,14 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Repository(settings, metrics) as repository:
-            with Decoder(cpu_quota(), settings.max_image_pixels) as decoder:
-                metrics.queue_images.set_function(repository.waiting_images)
-                app.state.context = Context(settings, metrics, repository, decoder, keys, drain)
-                working = asyncio.create_task(work(repository))
-                working.add_done_callback(report)
-                yield
-                working.cancel()
+        with closing(states):
+            async with Repository(settings, metrics, states) as repository:
+                with Decoder(cpu_quota(), settings.max_image_pixels) as decoder:
+                    app.state.context = Context(settings, metrics, repository, decoder, keys, drain, Recent(settings.feedback_requests))
+                    working = asyncio.create_task(work(repository))
+                    working.add_done_callback(report)
+                    yield
+                    working.cancel()
         if tracer is not None:
             await asyncio.to_thread(tracer.close)
 
@@ -83,6 +85,6 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
     app.add_route("/predict", predict.predict, methods=["POST"], include_in_schema=False)
     for place in open_inference.PATHS:
         app.add_route(f"/v2{place}/infer", open_inference.infer, methods=["POST"], include_in_schema=False)
-    for routes in (predict, models, health, open_inference):
+    for routes in (predict, feedback, models, health, open_inference):
         app.include_router(routes.router)
     return app

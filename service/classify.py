@@ -11,7 +11,7 @@ from starlette.types import Receive
 from service.bundle.preprocess import Pixels
 from service.context import context_of, timing_of
 from service.decoder import Upload
-from service.model import Choice, Model, Verdict
+from service.model import Model
 from service.place import Array, Place
 
 
@@ -39,13 +39,6 @@ async def classify(request: Request, model: Model, images: Sequence[Upload] | Pi
     stage["infer"].observe(timing.infer)
     probabilities, scores = answered.outputs
     return probabilities, scores
-
-
-def count(request: Request, model: Model, choice: Choice, verdict: Verdict, probabilities: Array, scores: Array) -> None:
-    """Answered images, and what the shadows would have said of them."""
-    timing_of(request).rejected = int(verdict.rejected.sum())
-    shadows = [model.judge(scores, shadow) for shadow in model.shadows]
-    context_of(request).metrics.count(model, choice, verdict, probabilities.argmax(axis=1).tolist(), shadows)
 
 
 def encoded(request: Request, inferred: float) -> None:

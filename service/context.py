@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from service.decoder import Decoder
+from service.feedback import Recent
 from service.keys import Keys
 from service.metrics import Metrics
 from service.repository import NotReady, Repository
 from service.settings import Settings
+from service.watch import Watch
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Context:
     decoder: Decoder
     keys: Keys
     drain: Drain
+    recent: Recent[Watch]
 
     def check_ready(self) -> None:
         """Raises NotReady while models are loaded for the first time, and once the process is draining."""

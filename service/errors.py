@@ -16,6 +16,7 @@ from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.preprocess import InvalidImage, TooManyPixels, Undecodable, UnknownFormat
 from service.context import context_of, timing_of
 from service.decoder import RefusedImage
+from service.feedback import UnknownRequest, WrongFeedback
 from service.intake import (
     ACCEPTED,
     BodyTooLarge,
@@ -55,6 +56,7 @@ TABLE: dict[type[Exception], Kind] = {
     MissingKey: Kind(401, "missing-key", "A key is needed"),
     Forbidden: Kind(403, "forbidden", "The key does not open this"),
     UnknownModel: Kind(404, "unknown-model", "No such model is loaded"),
+    UnknownRequest: Kind(404, "unknown-request", "No such request is remembered"),
     BodyTooSlow: Kind(408, "body-too-slow", "The body took too long to arrive", shed="slow_body"),
     ReloadFailed: Kind(409, "reload-failed", "The new version was refused, the old one serves on"),
     BodyTooLarge: Kind(413, "body-too-large", "The body is too large"),
@@ -70,6 +72,7 @@ TABLE: dict[type[Exception], Kind] = {
     TooFewCalibrationImages: Kind(422, "alpha-not-promised", "Too few calibration images for this alpha"),
     TopKOutOfRange: Kind(422, "top-k-out-of-range", "There are not so many classes"),
     InvalidParameter: Kind(422, "invalid-parameter", "A parameter is invalid"),
+    WrongFeedback: Kind(422, "wrong-feedback", "The feedback does not fit the request"),
     RequestValidationError: Kind(422, "invalid-request", "The request is invalid"),
     QueueFull: Kind(429, "queue-full", "Too many images are waiting", shed="queue_full"),
     # Never delivered: 499 is what nginx logs for a client that has gone.

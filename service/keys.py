@@ -41,10 +41,10 @@ class Keys:
         if self.api and not (known(key, self.api) | known(key, self.admin)):
             raise MissingKey("the key is not known" if key else "a key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
 
-    def check_admin(self, key: str | None) -> None:
-        """Raises MissingKey or Forbidden unless the key opens what operators use."""
+    def check_admin(self, key: str | None, without: str) -> None:
+        """Raises MissingKey or Forbidden unless the key opens what operators use. without: how else they get it."""
         if not self.admin:
-            raise Forbidden("this needs an admin key, and setting admin_keys names none; SIGHUP and --watch reload without a key")
+            raise Forbidden(f"this needs an admin key, and setting admin_keys names none; {without}")
         if not known(key, self.admin):
             if known(key, self.api):
                 raise Forbidden("this needs an admin key")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
@@ -16,6 +16,7 @@ from service.bundle.manifest import Bundle, load_bundle
 from service.runtime import Runtime
 from service.schemas import Answer, ClassProbability, ModelDetail, ModelSummary, Ood, OperatingPoint, Prediction
 from service.settings import Settings
+from service.watch import Subject, Watch
 
 
 class UnknownPostprocessor(Exception):
@@ -64,6 +65,8 @@ class Model:
         self.gate = lru_cache(maxsize=1024)(partial(open_column, self.bundle, self.guarantee))
         self.default = self.choose(None, None)
         self.shadows = tuple(self.choose(key, None) for key in settings.shadow_postprocessors)
+        self.watched = self.promised()
+        self.watch = self.begin_watch()
         self.batcher = Batcher(runtime.run, settings.max_batch_size, settings.max_queue_size, settings.max_queue_delay_ms, on_batch)
 
     async def __aenter__(self) -> Self:
@@ -96,6 +99,38 @@ class Model:
             raise AlphaOutOfRange(f"alpha is {alpha:g}, it must be between {self.settings.alpha_min:g} and {self.settings.alpha_max:g}")
         column = self.manifest.postprocessors.index(key)
         return Choice(key, column, self.bundle.calibration.scores[column], self.gate(column, alpha))
+
+    def promised(self) -> Choice | None:
+        """The default choice with a gate whose rate of false rejects is known, which the drift alarm needs; None where there is none."""
+        if self.guarantee == "pac":
+            return self.default
+        try:
+            gate = open_gate(self.default.calibration, self.default.gate.alpha, "pac", self.manifest.calibration.delta)
+        except TooFewCalibrationImages:
+            return None
+        return replace(self.default, gate=gate)
+
+    def begin_watch(self) -> Watch:
+        about = self.manifest.calibration
+        subject = Subject(
+            model=self.name,
+            version=self.version,
+            calibration=self.manifest.sha256["calibration.npz"],
+            postprocessor=self.default.postprocessor,
+            alpha=self.default.gate.alpha,
+            delta=about.delta,
+        )
+        return Watch(subject, self.manifest.classes, about.n, self.settings.prevalence_window, promised=self.watched is not None)
+
+    def observe(self, scores: Scores, choice: Choice, verdict: Verdict) -> list[bool]:
+        """Shows the watch answered images: scores (N, P), and what was decided. Returns what the model's own gate rejects of them.
+
+        Whatever a request asks for, the watch sees the model's own post-processor and alpha: a client cannot move it by asking for others.
+        """
+        own = verdict if choice.gate is self.default.gate else self.judge(scores, self.default)
+        watched = own if self.watched is None or self.watched is self.default else self.judge(scores, self.watched)
+        self.watch.observe(own.p_values, watched.rejected)
+        return own.rejected.tolist()
 
     def check_top_k(self, top_k: int | None) -> int:
         """How many classes to list: five, or as many as there are, when nobody asks."""
@@ -163,6 +198,7 @@ class Model:
             manifest=self.manifest,
             evaluation=self.bundle.evaluation,
             operating_points={key: self.operating_points(key) for key in self.manifest.postprocessors},
+            monitor=self.watch.report(),
         )
 
     def operating_points(self, key: str) -> list[OperatingPoint]:

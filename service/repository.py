@@ -11,9 +11,12 @@ from service.bundle.manifest import MANIFEST, BundleError, find_versions
 from service.metrics import Metrics
 from service.model import Model, open_model
 from service.settings import Settings
+from service.states import States
 
 log = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0
+# What a crash may cost of the evidence, and how old other processes' gauges may be where several are scraped as one.
+KEEP_SECONDS = 5.0
 Versions = dict[int, Model]
 
 
@@ -38,9 +41,10 @@ class ReloadFailed(Exception):
 class Repository:
     """Open with `async with`, then `load`. Until that is done, `find` raises NotReady."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, states: States) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.states = states
         self.models: dict[str, Versions] = {}
         self.default = ""
         self.waiting_for: str | None = "the models are being loaded"
@@ -56,6 +60,7 @@ class Repository:
         for model in self.loaded():
             await model.__aexit__(*exc_info)
         await asyncio.gather(*self.retiring)
+        await self.save(self.loaded())
 
     async def load(self) -> None:
         """Loads every model. Raises BundleError, WrongDevice or TooFewCalibrationImages: then nothing must be served."""
@@ -95,6 +100,11 @@ class Repository:
             for version, folder in folders.items():
                 if version == max(folders) or version not in before:
                     model = await asyncio.to_thread(open_model, folder, self.settings, self.metrics.batch_images.observe)
+                    if version in before and before[version].watch.subject == model.watch.subject:
+                        # The same promise about the same calibration: the evidence goes on.
+                        model.watch = before[version].watch
+                    else:
+                        await asyncio.to_thread(self.states.restore, model.watch)
                     opened[version] = await model.__aenter__()
         except Exception:
             self.metrics.model_loads.labels(name, "failed").inc()
@@ -108,12 +118,40 @@ class Repository:
         for version, model in before.items():
             if after.get(version) is not model:
                 self.metrics.forget(model)
-                task = asyncio.create_task(retire(model))
+                task = asyncio.create_task(self.retire(model))
                 self.retiring.add(task)
                 task.add_done_callback(self.retiring.discard)
         for model in opened.values():
             self.metrics.describe(model)
+        self.publish()
         log.info("%s serves version %s", name, ", ".join(map(str, after)))
+
+    async def retire(self, model: Model) -> None:
+        """Closes a model once the last request that found it has been answered."""
+        while model.users:
+            await asyncio.sleep(0.02)
+        await model.__aexit__()
+        await self.save([model])
+
+    async def keep(self) -> None:
+        """Keeps what the watches know, for ever."""
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            self.publish()
+            await self.save(self.loaded())
+
+    async def save(self, models: list[Model]) -> None:
+        changed = [model.watch for model in models if model.watch.changed]
+        states = [watch.state() for watch in changed]
+        for watch in changed:
+            watch.changed = False
+        await asyncio.to_thread(self.states.save, states)
+
+    def publish(self) -> None:
+        """Brings the gauges up to date that nothing sets while requests are answered."""
+        self.metrics.queue_images.set(self.waiting_images())
+        for versions in self.models.values():
+            self.metrics.publish(list(versions.values()))
 
     async def reload_all(self) -> None:
         """Every model on disk, new ones too. What fails is in the log, and the others go on."""
@@ -165,13 +203,6 @@ class Repository:
         if self.waiting_for is not None:
             raise NotReady(self.waiting_for)
         return self.loaded()
-
-
-async def retire(model: Model) -> None:
-    """Closes a model once the last request that found it has been answered."""
-    while model.users:
-        await asyncio.sleep(0.02)
-    await model.__aexit__()
 
 
 def highest(folders: dict[int, Path], count: int) -> dict[int, Path]:

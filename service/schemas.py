@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.bundle.decision import Guarantee
 from service.bundle.evaluation import Evaluation
 from service.bundle.manifest import Manifest
+from service.feedback import Decision, Truth
 
 
 class Wire(BaseModel):
@@ -105,12 +106,82 @@ class ModelList(Wire):
     models: list[ModelSummary]
 
 
+class DriftReport(Wire):
+    """Evidence that more than alpha of the images are rejected: clean traffic ever raises the alarm with probability at most 1 %."""
+
+    alarm: Annotated[bool, Field(description="stays until it is acknowledged")]
+    log_e_value: Annotated[float, Field(description="natural logarithm; the alarm is raised at ln 100 = 4.6")]
+    images: Annotated[int, Field(description="observed since the beginning or the last acknowledgement")]
+    rejected: Annotated[int, Field(description="of these, by the PAC gate at the model's own alpha, whatever the requests asked")]
+    alarmed_at: Annotated[int | None, Field(description="how many images had been observed when the alarm was raised")]
+
+
+class PrevalenceReport(Wire):
+    """At least what share of the latest images is OOD: an estimate from their p-values."""
+
+    ratio: float
+    standard_error: float
+    images: Annotated[int, Field(description="in the sliding window")]
+
+
+class FeedbackRate(Wire):
+    """`events` among `images`, with 95 % Clopper-Pearson bounds; null without images."""
+
+    images: int
+    events: int
+    ratio: float | None
+    lower: float
+    upper: float
+
+
+class FeedbackReport(Wire):
+    """What feedback says of the model's own gate."""
+
+    false_reject: Annotated[FeedbackRate, Field(description="rejected, of the images told to be ID")]
+    missed_ood: Annotated[FeedbackRate, Field(description="accepted, of the images told to be OOD")]
+
+
+class MonitorReport(Wire):
+    """What this process has seen of the model's traffic."""
+
+    drift: Annotated[DriftReport | None, Field(description="null where too few calibration images promise no PAC gate")]
+    prevalence: Annotated[PrevalenceReport | None, Field(description="null before the first image")]
+    feedback: FeedbackReport
+
+
 class ModelDetail(ModelSummary):
     """Everything known of one model."""
 
     manifest: Manifest
     evaluation: Evaluation
     operating_points: dict[str, list[OperatingPoint]]
+    monitor: MonitorReport
+
+
+class Feedback(Wire):
+    """The truth about an answered image: its class, or whether it was none that the model can know."""
+
+    request_id: Annotated[str, Field(description="the answer's X-Request-ID")]
+    position: Annotated[int | None, Field(ge=1, description="which image of the request, the first being 1; needed if there were several")] = None
+    label: Annotated[str | None, Field(description="the true class, one of the model's: the image was ID")] = None
+    was_ood: bool | None = None
+
+    @model_validator(mode="after")
+    def tells_one_thing(self) -> "Feedback":
+        if (self.label is None) == (self.was_ood is None):
+            raise ValueError("give either label or was_ood")
+        return self
+
+
+class FeedbackReceipt(Wire):
+    """What was counted."""
+
+    request_id: str
+    model: str
+    version: int
+    position: int
+    truth: Truth
+    decision: Annotated[Decision, Field(description="of the model's own gate, whatever the request asked")]
 
 
 class Health(Wire):

@@ -14,7 +14,7 @@ import prometheus_client
 import uvicorn
 from fastapi import FastAPI
 
-from service import logs
+from service import logs, processes
 from service.app import create_app
 from service.settings import Settings, WrongSetting, unknown_variables
 
@@ -82,6 +82,7 @@ def serve(settings: Settings) -> int:
         server.should_exit = True
 
     try:
+        processes.join()
         server = Server(create_app(settings, stop), settings)
         listener = listen(settings.host, settings.port)
     except WrongSetting as exc:
@@ -98,6 +99,7 @@ def serve(settings: Settings) -> int:
     # For before and after the server, when there is nothing to drain: uvicorn puts this back once it has ended.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     server.run(sockets=[listener])
+    processes.leave()
     for failure in failures:
         print(f"oodgate: {failure or type(failure).__name__}", file=sys.stderr)
     if failures:

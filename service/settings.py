@@ -93,6 +93,23 @@ class Settings(BaseSettings):
     shadow_postprocessors: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Scores, separated by commas, whose rejects are counted but never answered: for comparing before you switch."
     )
+    state_dir: Path | None = Field(
+        None,
+        description="Folder in which the drift alarm's evidence, the prevalence window and the feedback counts outlive a restart; "
+        "one for each server. None: they begin anew.",
+    )
+    prevalence_window: int = Field(
+        2000,
+        ge=100,
+        le=1_000_000,
+        description="Latest images that the share of OOD is estimated from. Fewer follow faster, more are steadier: 2000 give +-1.3 points.",
+    )
+    feedback_requests: int = Field(
+        10_000,
+        ge=0,
+        le=10_000_000,
+        description="Latest requests that feedback may name, about 300 bytes each. Your requests per second times the seconds until feedback comes.",
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Keys, separated by commas, that open all but probes, metrics and documentation. None: open to all, as behind a gateway."
     )

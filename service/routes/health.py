@@ -31,6 +31,8 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_PLAIN_0_0_4: {}}}}, summary="Prometheus")
 async def metrics(request: Request) -> Response:
+    context = context_of(request)
+    context.repository.publish()
     # With many classes this takes tens of milliseconds.
-    body = await asyncio.to_thread(context_of(request).metrics.render)
+    body = await asyncio.to_thread(context.metrics.render)
     return Response(body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})

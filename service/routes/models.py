@@ -1,4 +1,4 @@
-"""GET /models: what is loaded, what it promises, and what was measured of it. POST /models/{name}/reload."""
+"""GET /models: what is loaded, what it promises, and what was measured of it. POST /models/{name}/reload and /acknowledge."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -6,7 +6,7 @@ from starlette.responses import Response
 from service.context import context_of
 from service.errors import documented
 from service.keys import key_of
-from service.schemas import ModelDetail, ModelList, ModelSummary
+from service.schemas import ModelDetail, ModelList, ModelSummary, MonitorReport
 
 router = APIRouter()
 
@@ -38,6 +38,21 @@ async def show_model(request: Request, name: str, version: int | None = None) ->
 )
 async def reload_model(request: Request, name: str) -> Response:
     context = context_of(request)
-    context.keys.check_admin(key_of(request.headers))
+    context.keys.check_admin(key_of(request.headers), "SIGHUP and --watch reload without a key")
     model = await context.repository.reload(name)
     return Response(model.summary(default=model is context.repository.find()).model_dump_json(), media_type="application/json")
+
+
+@router.post(
+    "/models/{name}/acknowledge",
+    response_model=MonitorReport,
+    responses=documented(401, 403, 404, 503),
+    summary="Take the drift alarm back once its cause is dealt with: the evidence of all loaded versions begins anew",
+)
+async def acknowledge(request: Request, name: str) -> Response:
+    context = context_of(request)
+    context.keys.check_admin(key_of(request.headers), "started with an empty state_dir, the evidence begins anew")
+    watch = context.repository.find(name).watch
+    for version in context.repository.models[name].values():
+        version.watch.acknowledge()
+    return Response(watch.report().model_dump_json(), media_type="application/json")

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from service import __version__
-from service.classify import classify, count, encoded
+from service.classify import classify, encoded
 from service.context import context_of, timing_of
+from service.counting import count
 from service.errors import documented
 from service.intake import LARGE_BYTES, TooManyImages, counted, read_deadline, whole
 from service.model import Model

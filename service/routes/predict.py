@@ -6,8 +6,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.classify import classify, count, encoded
+from service.classify import classify, encoded
 from service.context import context_of, timing_of
+from service.counting import count
 from service.errors import documented
 from service.intake import IMAGE_TYPES, TIMEOUT_HEADER, read_deadline, read_question, read_uploads
 from service.model import Model

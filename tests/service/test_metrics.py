@@ -4,7 +4,7 @@ import httpx
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import PValues
+from service.histogram import PValues
 from tests.bundles import id_png, ood_png
 from tests.servers import serving
 

@@ -1,0 +1,17 @@
+"""What every route that answers images does with what it answered: counts it, shows it to the watch, and remembers it for feedback."""
+
+from starlette.requests import Request
+
+from service.context import context_of, timing_of
+from service.feedback import Answered
+from service.model import Choice, Model, Verdict
+from service.place import Array
+
+
+def count(request: Request, model: Model, choice: Choice, verdict: Verdict, probabilities: Array, scores: Array) -> None:
+    """Answered images: probabilities (N, C), scores (N, P) and what was decided. Never awaits: between two requests all counts agree."""
+    context = context_of(request)
+    timing_of(request).rejected = int(verdict.rejected.sum())
+    shadows = [model.judge(scores, shadow) for shadow in model.shadows]
+    context.metrics.count(model, choice, verdict, probabilities.argmax(axis=1).tolist(), shadows)
+    context.recent.remember(request.state.request_id, Answered(model.watch, model.observe(scores, choice, verdict)))
