@@ -84,7 +84,7 @@ def scoring() -> str:
 
 
 def training() -> str:
-    """What `benchmarks/training.py` measured."""
+    """What `benchmarks/training_speed.py` measured."""
     file = RESULTS / "training.json"
     if not file.exists():
         return "Not measured yet."

@@ -15,6 +15,7 @@ from service.metrics import Metrics
 from service.model import Model
 from service.repository import ReloadFailed, Repository, UnknownModel
 from service.settings import Settings
+from service.states import States
 from tests.bundles import graph, id_png, write_bundle
 from tests.servers import check, serving
 
@@ -135,7 +136,7 @@ def wait_until(holds: object) -> None:
 
 def test_a_version_is_closed_when_its_last_request_ends_and_leaves_no_memory(tmp_path: Path) -> None:
     async def test() -> None:
-        async with Repository(Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1), Metrics()) as repository:
+        async with Repository(Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1), Metrics(), States(None)) as repository:
             await repository.load()
             with repository.lease() as held:
                 old: weakref.ref[Model] = weakref.ref(held)
@@ -161,7 +162,7 @@ def test_a_version_is_closed_when_its_last_request_ends_and_leaves_no_memory(tmp
 
 def test_a_reload_that_fails_half_way_keeps_all_as_it_was(tmp_path: Path) -> None:
     async def test() -> None:
-        async with Repository(Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1, loaded_versions=2), Metrics()) as repository:
+        async with Repository(Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1, loaded_versions=2), Metrics(), States(None)) as repository:
             await repository.load()
             before = repository.loaded()
             write_bundle(tmp_path, version=3, images=100)

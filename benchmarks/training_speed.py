@@ -1,7 +1,7 @@
 """Training speed against the loop that tutorials show: torchvision's transforms picture by picture, a DataLoader, the same network.
 
-    python -m benchmarks.training
-    python -m benchmarks.training --width 64 --rounds 20        # a GPU
+    python -m benchmarks.training_speed
+    python -m benchmarks.training_speed --width 64 --rounds 20        # a GPU
 
 Both train the same network on the same pictures with the same batch size, optimizer and number of threads. They take turns of
 some steps in one process, and the ratio is that of the median turns. The plain loop computes in float32, as such loops do; so does
