@@ -6,11 +6,11 @@ A batch is padded to the next size; what stands in the rest does not matter, bec
 import threading
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Bundle
 from service.bundle.preprocess import Pixels
+from service.ort import ort
 
 
 def bucket_sizes(max_batch_size: int) -> tuple[int, ...]:

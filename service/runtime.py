@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from service.buckets import Buckets
 from service.bundle.manifest import Bundle, BundleError
 from service.bundle.preprocess import Pixels
-
-# Before the import, or onnxruntime writes an identifier into the home folder and reports its use to its makers (1.32 on Linux does).
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime as ort
+from service.ort import ort
 
 Device = Literal["auto", "cpu", "cuda"]
 GOLDEN_TOLERANCE = 1e-3

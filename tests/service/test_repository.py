@@ -162,7 +162,9 @@ def test_a_version_is_closed_when_its_last_request_ends_and_leaves_no_memory(tmp
 
 def test_a_reload_that_fails_half_way_keeps_all_as_it_was(tmp_path: Path) -> None:
     async def test() -> None:
-        async with Repository(Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1, loaded_versions=2), Metrics(), States(None)) as repository:
+        async with Repository(
+            Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1, loaded_versions=2), Metrics(), States(None)
+        ) as repository:
             await repository.load()
             before = repository.loaded()
             write_bundle(tmp_path, version=3, images=100)

@@ -28,6 +28,7 @@ OTHER_VALUES = {
     "lambda_2": 2.0,
     "largest": 2,
     "low": 30.0,
+    "noise": 0.02,
     "percentile": 60.0,
     "power": 2.0,
     "repeats": 10,
