@@ -6,6 +6,7 @@ probabilities of an ELogitNorm network.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def weight_distances(weight: Tensor) -> Tensor:
@@ -34,8 +35,9 @@ def boundary_distance(logits: Tensor, distances: Tensor) -> Tensor:
     as zero, as in the authors' code; the paper's formula divides by C - 1, a constant factor.
     Source: Ding et al., Extended Logit Normalization, CVPR 2026, arXiv 2504.11434.
     """
-    top, predicted = logits.max(dim=1)
-    return ((top[:, None] - logits) / distances.index_select(0, predicted)).mean(dim=1)
+    # An embedding is one node of the exported graph, where indexing takes two.
+    to_predicted = functional.embedding(logits.argmax(dim=1), distances)
+    return ((logits.amax(dim=1, keepdim=True) - logits) / to_predicted).mean(dim=1)
 
 
 def scaled_logits(logits: Tensor, distances: Tensor) -> Tensor:

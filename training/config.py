@@ -37,6 +37,7 @@ class Recipe:
     batch_size: int = 128
     lr: float = 0.1
     final_lr: float = 1e-6
+    warmup_epochs: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augmentation: Augmentation | None = None
@@ -52,12 +53,14 @@ class Recipe:
     def __post_init__(self) -> None:
         checks = [
             ("width", self.width >= 1, "at least 1"),
-            ("width", self.width == 64 or self.small, "64 for torchvision's networks; others are for resnet18_32x32"),
-            ("pretrained", not (self.pretrained and self.small), "False for resnet18_32x32: there are weights for the 224 networks only"),
+            ("width", self.width == 64 or self.small, "64 for torchvision's networks; others are for those at 32 pixels"),
+            ("width", self.width >= 24 or self.network != "airbench_32x32", "at least 24 for airbench_32x32"),
+            ("pretrained", not (self.pretrained and self.small), f"False for {self.network}: there are weights for the 224 networks only"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 2, "at least 2 (batch normalisation)"),
             ("lr", 0 < self.lr < math.inf, "above 0"),
             ("final_lr", 0 <= self.final_lr < math.inf, "at least 0"),
+            ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"at least 0 and less than epochs, {self.epochs}"),
             ("momentum", 0 < self.momentum < 1, "between 0 and 1 (Nesterov)"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
             ("calibration_share", 0 < self.calibration_share < 1, "between 0 and 1"),
@@ -75,7 +78,7 @@ class Recipe:
 
     @property
     def small(self) -> bool:
-        return self.network == "resnet18_32x32"
+        return self.network.endswith("_32x32")
 
     @property
     def input(self) -> InputSpec:

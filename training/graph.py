@@ -15,6 +15,7 @@ from onnx_ir.passes.common import (
 )
 from torch import Tensor, nn
 
+from training.columns import keep_columns
 from training.halves import store_halves
 from training.networks import Classifier
 from training.postprocessors import Postprocessor
@@ -36,8 +37,12 @@ class Graph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = self.network(images)
         scores = [postprocessor(features, logits) for postprocessor in self.postprocessors]
-        # As torch.stack(scores, dim=1), in three nodes of the graph instead of one for each score.
-        return self.probabilities(logits), torch.cat(scores).view(len(scores), -1).T
+        return self.probabilities(logits), stacked(scores)
+
+
+def stacked(scores: Sequence[Tensor]) -> Tensor:
+    """P scores (N,) as (N, P): torch.stack(scores, dim=1) in the form that `keep_columns` looks for."""
+    return torch.cat(list(scores)).view(len(scores), -1).T
 
 
 def to_onnx(module: nn.Module, size: int, outputs: Sequence[str]) -> bytes:
@@ -59,6 +64,7 @@ def to_onnx(module: nn.Module, size: int, outputs: Sequence[str]) -> bytes:
             verbose=False,
         )
     assert program is not None
+    keep_columns(program.model)
     # Scores that share a quantity (D(z), the bank's similarities) each bring it along; here it becomes one again.
     DeduplicateInitializersPass(size_limit=2**31)(program.model)
     CommonSubexpressionEliminationPass()(program.model)

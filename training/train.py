@@ -56,6 +56,8 @@ class Trainer:
         else:
             self.mean, self.std = channel_statistics(self.train_set)
         network = initial.network if initial else self.build_network(pretrained=recipe.pretrained and state is None)
+        if initial is None and state is None:
+            network.whiten(self.train_set.take(torch.linspace(0, len(self.train_set) - 1, min(len(self.train_set), 2000)).long()))
         if self.world > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network: Classifier = network.to(self.device).to(memory_format=torch.channels_last)
@@ -115,9 +117,12 @@ class Trainer:
         return {"recipe": self.recipe.as_dict(), "classes": list(self.classes), "mean": self.mean, "std": self.std}
 
     def learning_rate(self) -> float:
-        """Cosine over all steps, from lr to final_lr."""
-        done = (self.epoch * self.steps + self.step) / (self.recipe.epochs * self.steps)
-        return self.recipe.final_lr + (self.recipe.lr - self.recipe.final_lr) * (1 + math.cos(math.pi * done)) / 2
+        """From nothing up to lr in a straight line, then down to final_lr as a cosine, step by step."""
+        recipe, done = self.recipe, self.epoch + self.step / self.steps
+        if done < recipe.warmup_epochs:
+            return recipe.lr * (done + 1 / self.steps) / recipe.warmup_epochs
+        share = (done - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+        return recipe.final_lr + (recipe.lr - recipe.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")

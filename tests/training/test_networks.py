@@ -16,7 +16,13 @@ def pictures(count: int, size: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "width", "size", "features"),
-    [("resnet18_32x32", 64, 32, 512), ("resnet18_32x32", 8, 32, 64), ("resnet18_224x224", 64, 64, 512), ("resnet50_224x224", 64, 64, 2048)],
+    [
+        ("resnet18_32x32", 64, 32, 512),
+        ("resnet18_32x32", 8, 32, 64),
+        ("airbench_32x32", 24, 32, 96),
+        ("resnet18_224x224", 64, 64, 512),
+        ("resnet50_224x224", 64, 64, 2048),
+    ],
 )
 def test_a_network_gives_features_and_logits(name: str, width: int, size: int, features: int) -> None:
     network = build_network(name, 7, *HALF, width).eval()  # type: ignore[arg-type]
@@ -46,6 +52,34 @@ def test_the_first_stage_keeps_all_32_pixels_and_the_last_has_4() -> None:
     network(pictures(1, 32))
     assert seen[0] == (1, 2, 32, 32)
     assert seen[-1] == (1, 16, 4, 4)
+
+
+def stripes(count: int) -> Tensor:
+    """Pictures whose neighbouring pixels are alike, as in photographs."""
+    small = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    large = nn.functional.interpolate(small, (32, 32), mode="bilinear")
+    return (255 * large).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def test_the_first_layer_of_airbench_whitens_patches_and_is_not_trained() -> None:
+    network = build_network("airbench_32x32", 10, (0.5, 0.5, 0.5), (0.005, 0.005, 0.005), 24)
+    network.whiten(stripes(50))
+    stem = network.backbone.stem
+    assert isinstance(stem, nn.Conv2d)
+    directions = nn.functional.conv2d(network.normalised(stripes(50)), stem.weight).permute(0, 2, 3, 1).reshape(-1, 24)
+    covariance = (directions.T @ directions / len(directions))[:12, :12]
+    torch.testing.assert_close(covariance, torch.eye(12), atol=0.05, rtol=0)
+    torch.testing.assert_close(directions[:, :12], -directions[:, 12:])
+    _, logits = network(stripes(2))
+    logits.sum().backward()
+    assert stem.weight.grad is None
+
+
+def test_airbench_begins_by_copying_its_inputs() -> None:
+    network = build_network("airbench_32x32", 10, *HALF, 24)
+    weights = [module.weight for module in network.backbone.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)]
+    assert len(weights) == 6
+    assert all(torch.equal(weight[: weight.shape[1], :, 1, 1], torch.eye(weight.shape[1])) for weight in weights)
 
 
 def test_the_network_normalises_the_pixels_itself() -> None:

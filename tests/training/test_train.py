@@ -129,6 +129,34 @@ def test_the_learning_rate_falls_from_lr_to_final_lr_along_a_cosine(recipe: Reci
     assert trainer.learning_rate() == pytest.approx(1e-6)
 
 
+def test_the_learning_rate_rises_in_a_straight_line_while_it_warms_up(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(replace(recipe, epochs=3, warmup_epochs=1.5), tmp_path / "run")
+    rates = []
+    for done in range(3 * STEPS):
+        trainer.epoch, trainer.step = divmod(done, STEPS)
+        rates.append(trainer.learning_rate())
+    rising = [rate for done, rate in enumerate(rates) if done < 1.5 * STEPS]
+    assert rising == pytest.approx([0.05 * (step + 1) / (1.5 * STEPS) for step in range(len(rising))])
+    falling = rates[len(rising) :]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] == pytest.approx(0.05, rel=0.02)
+    assert falling[-1] < 0.005
+
+
+def test_airbench_trains_and_goes_on_to_the_same_result(recipe: Recipe, tmp_path: Path) -> None:
+    whole = replace(recipe, network="airbench_32x32", width=24)
+    train(whole, tmp_path / "whole")
+    stopping = Trainer(whole, tmp_path / "halves")
+    stopping.stopping = True
+    with pytest.raises(Stopped):
+        stopping.fit()
+    train(whole, tmp_path / "halves", resume=True)
+    expected, got = (load_trained(tmp_path / name).network.state_dict() for name in ("whole", "halves"))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    fresh = stopping.build_network(pretrained=False).state_dict()
+    assert not torch.equal(expected["backbone.stem.weight"], fresh["backbone.stem.weight"])
+
+
 def test_one_step_is_nesterovs_with_weight_decay_on_every_parameter(recipe: Recipe, tmp_path: Path) -> None:
     trainer = Trainer(replace(recipe, precision="fp32"), tmp_path / "run")
     before = [parameter.detach().clone() for parameter in trainer.network.parameters()]

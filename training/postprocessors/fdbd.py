@@ -18,4 +18,4 @@ class Fdbd(Postprocessor):
         self.register_buffer("mean", train.features.double().mean(dim=0).float())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        return -boundary_distance(logits, self.distances) / (features - self.mean).norm(dim=1).clamp_min(1e-12)
+        return -(boundary_distance(logits, self.distances) / (features - self.mean).norm(dim=1).clamp_min(1e-12))

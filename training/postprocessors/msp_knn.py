@@ -47,7 +47,7 @@ class MspKnn(Postprocessor):
     key = "msp_knn"
     others: Tensor
 
-    def __init__(self, k: int = 5, bank: int = 500) -> None:
+    def __init__(self, k: int = 1, bank: int | None = None) -> None:
         super().__init__()
         self.knn = Knn(k, bank)
         self.msp_surprise, self.knn_surprise = Surprise(), Surprise()

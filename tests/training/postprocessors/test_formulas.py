@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from tests.training.postprocessors.planted import World, fitted, make_world
 from training.postprocessors import Outputs
-from training.postprocessors.knn import Knn
+from training.postprocessors.knn import Knn, prototypes
 from training.postprocessors.msp_knn import MspKnn, Surprise
 from training.postprocessors.rmds import Rmds, precision
 
@@ -80,8 +80,22 @@ def test_the_bank_holds_as_many_of_each_class(world: World) -> None:
     postprocessor = fitted("knn", world, bank=100)
     assert isinstance(postprocessor, Knn)
     unit = torch.nn.functional.normalize(world.train.features, dim=1)
-    which = (postprocessor.rows.T @ unit.T).argmax(dim=1)
-    assert world.train.labels[which].bincount().tolist() == [25] * 4
+    means = torch.stack([unit[world.train.labels == label].mean(dim=0) for label in range(4)])
+    assert (means @ postprocessor.rows).argmax(dim=0).bincount().tolist() == [25] * 4
+
+
+def test_the_bank_is_where_the_features_are(world: World) -> None:
+    """Each training feature is nearer to its prototype than two features of a class are to each other."""
+    postprocessor = fitted("knn", world, bank=100)
+    unit = torch.nn.functional.normalize(world.train.features[world.train.labels == 0], dim=1)
+    apart = 2 - 2 * (unit @ unit.T).mean()
+    assert postprocessor(unit, unit).mean() < 0.7 * apart
+
+
+def test_a_class_of_fewer_pictures_than_prototypes_keeps_them_all() -> None:
+    unit = torch.nn.functional.normalize(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert torch.equal(prototypes(unit, 4), unit)
+    assert prototypes(unit[:1].expand(9, 5), 4).shape == (4, 5)
 
 
 def test_rmds_equals_sklearns_covariances(world: World) -> None:

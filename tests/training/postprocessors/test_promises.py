@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from tests.training.postprocessors.planted import WIDTH, World, fitted, make_world
-from training.graph import to_onnx
+from training.graph import stacked, to_onnx
 from training.postprocessors import REGISTRY
 
 OTHER_VALUES = {"temperature": 50.0, "gamma": 2.0, "percentile": 60.0, "k": 2, "bank": 40}
@@ -76,7 +76,7 @@ def test_every_hyperparameter_changes_the_score(key: str, name: str, world: Worl
 
 
 class Planted(nn.Module):
-    """A head and one score behind a picture's pixels: small enough to be exported in a moment."""
+    """A head, one score and the largest logit behind a picture's pixels: small enough to be exported in a moment."""
 
     def __init__(self, head: nn.Linear, key: str, world: World) -> None:
         super().__init__()
@@ -85,7 +85,8 @@ class Planted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = images.float().flatten(1)[:, :WIDTH] / 64
-        return self.postprocessor(features, self.head(features))
+        logits = self.head(features)
+        return stacked([self.postprocessor(features, logits), logits.amax(dim=1)])
 
 
 @each_score
