@@ -108,10 +108,10 @@ async def classify(request: Request, context: Context, chosen: Model, question: 
     stage["infer"].observe(timing.infer)
     inferred = time.monotonic()
     probabilities, scores = answered.outputs
-    verdict = chosen.judge(scores, choice)
+    verdict = chosen.judge(probabilities, scores, choice)
     timing.rejected = int(verdict.rejected.sum())
     answer = chosen.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
-    shadows = [chosen.judge(scores, shadow) for shadow in chosen.shadows]
+    shadows = [chosen.judge(probabilities, scores, shadow) for shadow in chosen.shadows]
     context.metrics.count(chosen, choice, verdict, [prediction.class_id for prediction in answer.predictions], shadows)
     body = answer.__pydantic_serializer__.to_json(answer)
     headers = {"X-OOD-Rejected": "true" if answer.predictions[0].ood.rejected else "false"} if len(uploads) == 1 else None
