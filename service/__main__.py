@@ -1,15 +1,17 @@
-"""The command line: `oodgate serve`, `oodgate predict` and `oodgate bench`. Heavy imports wait until a command needs them."""
+"""The command line: `oodgate serve`, `predict`, `calibrate`, `bench`. Heavy imports wait until a command needs them."""
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from service import __version__
 from service.settings import Settings, WrongSetting, flag, load_settings
 
-PREDICT_SETTINGS = ("models_dir", "model", "device", "postprocessor", "alpha", "guarantee", "intra_op_threads", "max_image_pixels")
-BENCH_SETTINGS = (*PREDICT_SETTINGS, "max_batch_size", "max_queue_delay_ms", "max_queue_size")
+OFFLINE_SETTINGS = ("models_dir", "model", "device", "alpha", "guarantee", "intra_op_threads", "max_image_pixels")
+PICTURES = "picture, folder (searched recursively), URL such as s3://bucket/folder"
+BENCH_SETTINGS = (*OFFLINE_SETTINGS, "postprocessor", "max_batch_size", "max_queue_delay_ms", "max_queue_size")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,9 +30,19 @@ def main(arguments: list[str] | None = None) -> int:
 
         load = (options.connections, options.rate, options.share, options.seconds, options.warm_seconds)
         return bench(settings, options.paths, Plan(options.url, options.header, *load, options.json))
-    from service.pictures import predict
+    from service import scoring
 
-    return predict(settings, options.paths, options.version, options.top_k, options.json)
+    return scoring.run(partial(offline, settings, options))
+
+
+def offline(settings: Settings, options: argparse.Namespace) -> int:
+    if options.command == "predict":
+        from service.pictures import predict
+
+        return predict(settings, options.paths, options.version, options.top_k, options.fdr, options.json)
+    from service.calibrate import Wanted, calibrate
+
+    return calibrate(settings, Wanted(options.paths, options.version, options.per_class, options.description))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,11 +54,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_settings(serve, tuple(Settings.model_fields))
     predict = commands.add_parser("predict", help="classify files and folders, as the server would")
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder (searched recursively) or - for a picture on standard input")
-    add_settings(predict, PREDICT_SETTINGS)
+    predict.add_argument("paths", nargs="+", metavar="PATH", help=f"{PICTURES}, or - for a picture on standard input")
+    add_settings(predict, (*OFFLINE_SETTINGS, "postprocessor"))
     predict.add_argument("--version", type=int, help="version of the model; the highest if left out")
     predict.add_argument("--top-k", type=int, help="classes to list")
+    predict.add_argument(
+        "--fdr",
+        type=share,
+        metavar="SHARE",
+        help="judge all pictures together instead of each by alpha: on average at most this share of those flagged is fine (Benjamini-Hochberg)",
+    )
     predict.add_argument("--json", action="store_const", const="json", default="table", help="one JSON object per picture instead of a table")
+    calibrate = commands.add_parser("calibrate", help="new ID pictures -> a new version of a bundle, with the same graph and new thresholds")
+    calibrate.add_argument("paths", nargs="+", metavar="PATH", help=f"{PICTURES}: pictures as they will come, none used in training")
+    add_settings(calibrate, OFFLINE_SETTINGS)
+    calibrate.add_argument("--version", type=int, help="version whose graph it is; the highest if left out")
+    calibrate.add_argument(
+        "--per-class",
+        action=argparse.BooleanOptionalAction,
+        help="a threshold for each predicted class that has enough pictures, else the pooled one; as in the version before if left out",
+    )
+    calibrate.add_argument("--description", help="what the pictures are, for the manifest; the paths if left out")
     bench = commands.add_parser("bench", help="measure throughput and waiting times of a running server, or of this machine without one")
     add_bench(bench)
     add_settings(bench, BENCH_SETTINGS)
@@ -82,6 +110,13 @@ def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> Non
         optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
         what = f"{field.description}{shown}".replace("%", "%%")
         parser.add_argument(flag(name), dest=name, metavar=name.rsplit("_", 1)[-1].upper(), help=what, **optional)
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1, both excluded."""
+    if not 0 < (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
 
 
 def fail(exc: BaseException) -> int:

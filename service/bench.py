@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,14 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from service.batcher import QueueFull
-from service.bundle.decision import TooFewCalibrationImages
-from service.bundle.manifest import BundleError
 from service.connection import server
-from service.decoder import Decoder
+from service.decoder import Decoder, RefusedImage, Upload
 from service.load import LOST, OK, Caller, Outcome, Run, Target, closed_loop, open_loop
-from service.model import AlphaOutOfRange, Model, UnknownPostprocessor, open_model
-from service.pictures import INTERRUPTED, Unreadable, answer, expand, find_folder
-from service.runtime import WrongDevice, cpu_quota
+from service.model import Model, open_model
+from service.runtime import cpu_quota
+from service.schemas import Answer
+from service.scoring import INTERRUPTED, REFUSALS, NoPictures, expand, find_folder
 from service.settings import Settings
 
 
@@ -42,9 +42,9 @@ class Plan:
 def bench(settings: Settings, paths: list[str], plan: Plan) -> int:
     """1 when nothing could be measured, or some requests were lost."""
     try:
-        pictures = {name: Path(name).read_bytes() for path in paths for name in expand(path)}
+        pictures = {name: Path(name).read_bytes() for name in expand(paths)}
         if not pictures:
-            raise Unreadable(f"{', '.join(paths)}: no pictures there")
+            raise NoPictures(f"{', '.join(paths)}: no pictures there")
         target = server(plan.url, list(pictures.values()), plan.headers) if plan.url else in_process(settings, list(pictures))
         outcomes = measure(target, plan)
     except KeyboardInterrupt:
@@ -52,7 +52,7 @@ def bench(settings: Settings, paths: list[str], plan: Plan) -> int:
     except OSError as exc:
         print(f"oodgate: {plan.url or exc.filename}: {exc.strerror or exc}", file=sys.stderr)
         return 1
-    except (Unreadable, BundleError, WrongDevice, TooFewCalibrationImages, UnknownPostprocessor, AlphaOutOfRange) as exc:
+    except REFUSALS as exc:
         print(f"oodgate: {exc}", file=sys.stderr)
         return 1
     show(outcomes)
@@ -65,7 +65,7 @@ def measure(target: Target, plan: Plan) -> list[Outcome]:
     outcomes = [closed_loop(target, callers, plan.seconds, plan.warm_seconds) for callers in plan.connections]
     best = max((outcome.answered_per_second for outcome in outcomes), default=0.0)
     if plan.shares and not best:
-        raise Unreadable("no request was answered, so there is no throughput to take a share of")
+        raise NoPictures("no request was answered, so there is no throughput to take a share of")
     rates = [*plan.rates, *(share * best for share in plan.shares)]
     return outcomes + [open_loop(target, rate, plan.seconds, plan.warm_seconds) for rate in rates]
 
@@ -89,9 +89,24 @@ class InProcess:
             await answer(self.model, self.decoder, next(self.names), self.top_k)
         except QueueFull:
             status = 429
-        except Unreadable:
+        except NoPictures:
             status = 422
         self.load.done(self, due, status)
+
+
+async def answer(model: Model, decoder: Decoder, name: str, top_k: int) -> Answer:
+    """What the server does for one picture, but for HTTP. Raises NoPictures."""
+    try:
+        data = Path(name).read_bytes()
+        with model.batcher.admit(1, time.monotonic() + model.settings.request_deadline_ms / 1000) as place:
+            answered = await model.batcher.answer(place, await decoder.decode([Upload(data)], model.manifest.input, place))
+    except OSError as exc:
+        raise NoPictures(f"{name}: {exc.strerror}") from None
+    except RefusedImage as exc:
+        raise NoPictures(f"{name}: {exc}") from None
+    probabilities, scores = answered.outputs
+    verdict = model.judge(probabilities, scores, model.default)
+    return model.answer(probabilities, scores, verdict, model.default, top_k, [name])
 
 
 def in_process(settings: Settings, names: Sequence[str]) -> Target:

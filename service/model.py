@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batcher import Batcher
-from service.bundle.decision import STANDARD_ALPHAS, Gate, Guarantee, Scores, TooFewCalibrationImages, open_gate, p_values
+from service.bundle.decision import STANDARD_ALPHAS, Gate, Guarantee, Scores, TooFewCalibrationImages, open_gate
 from service.bundle.manifest import Bundle, load_bundle
+from service.bundle.reference import References, hold_against, open_references
 from service.runtime import Runtime
 from service.schemas import Answer, ClassProbability, ModelDetail, ModelSummary, Ood, OperatingPoint, Prediction
 from service.settings import Settings
@@ -33,20 +34,30 @@ class TopKOutOfRange(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """Who decides, and how: a post-processor, its column of the scores, its calibration and a gate."""
+    """Who decides, and how: a post-processor, its column of the scores, and what they are held against."""
 
     postprocessor: str
     column: int
-    calibration: Scores = field(repr=False)
-    gate: Gate
+    references: References = field(repr=False)
+
+    @property
+    def gate(self) -> Gate:
+        """The pooled one."""
+        return self.references.pooled.gate
+
+    @property
+    def calibration(self) -> Scores:
+        """All calibration scores (n,), ascending."""
+        return self.references.pooled.calibration
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """N images decided: p-values (N,) and which are rejected (N,)."""
+    """N images decided: p-values (N,), which are rejected (N,), and by which threshold (N,)."""
 
     p_values: NDArray[np.float64]
     rejected: NDArray[np.bool_]
+    thresholds: NDArray[np.float64]
 
 
 class Model:
@@ -62,7 +73,7 @@ class Model:
         self.guarantee: Guarantee = settings.guarantee
         self.users = 0
         # Bounded: alpha comes from the clients. Knows the calibration and not the model, which a cycle would keep alive after its time.
-        self.gate = lru_cache(maxsize=1024)(partial(open_column, self.bundle, self.guarantee))
+        self.references = lru_cache(maxsize=1024)(partial(open_references, self.bundle, guarantee=self.guarantee))
         self.default = self.choose(None, None)
         self.shadows = tuple(self.choose(key, None) for key in settings.shadow_postprocessors)
         self.watched = self.promised()
@@ -98,17 +109,19 @@ class Model:
         if not self.settings.alpha_min <= alpha <= self.settings.alpha_max:
             raise AlphaOutOfRange(f"alpha is {alpha:g}, it must be between {self.settings.alpha_min:g} and {self.settings.alpha_max:g}")
         column = self.manifest.postprocessors.index(key)
-        return Choice(key, column, self.bundle.calibration.scores[column], self.gate(column, alpha))
+        return Choice(key, column, self.references(column, alpha))
 
     def promised(self) -> Choice | None:
-        """The default choice with a gate whose rate of false rejects is known, which the drift alarm needs; None where there is none."""
-        if self.guarantee == "pac":
+        """The default choice with one gate for all whose rate of false rejects is known, which the drift alarm needs; None where there is none."""
+        references = self.default.references
+        if self.guarantee == "pac" and not references.own:
             return self.default
+        pooled = references.pooled
         try:
-            gate = open_gate(self.default.calibration, self.default.gate.alpha, "pac", self.manifest.calibration.delta)
+            gate = open_gate(pooled.calibration, pooled.gate.alpha, "pac", self.manifest.calibration.delta)
         except TooFewCalibrationImages:
             return None
-        return replace(self.default, gate=gate)
+        return replace(self.default, references=References(replace(pooled, gate=gate), {}))
 
     def begin_watch(self) -> Watch:
         about = self.manifest.calibration
@@ -122,13 +135,13 @@ class Model:
         )
         return Watch(subject, self.manifest.classes, about.n, self.settings.prevalence_window, promised=self.watched is not None)
 
-    def observe(self, scores: Scores, choice: Choice, verdict: Verdict) -> list[bool]:
-        """Shows the watch answered images: scores (N, P), and what was decided. Returns what the model's own gate rejects of them.
+    def observe(self, probabilities: Scores, scores: Scores, choice: Choice, verdict: Verdict) -> list[bool]:
+        """Shows the watch answered images: probabilities (N, C), scores (N, P), and what was decided. Returns what its own gate rejects.
 
         Whatever a request asks for, the watch sees the model's own post-processor and alpha: a client cannot move it by asking for others.
         """
-        own = verdict if choice.gate is self.default.gate else self.judge(scores, self.default)
-        watched = own if self.watched is None or self.watched is self.default else self.judge(scores, self.watched)
+        own = verdict if choice.references is self.default.references else self.judge(probabilities, scores, self.default)
+        watched = own if self.watched is None or self.watched is self.default else self.judge(probabilities, scores, self.watched)
         self.watch.observe(own.p_values, watched.rejected)
         return own.rejected.tolist()
 
@@ -141,16 +154,16 @@ class Model:
             raise TopKOutOfRange(f"top_k is {top_k}, it must be between 1 and {classes}, the number of classes")
         return top_k
 
-    def judge(self, scores: Scores, choice: Choice) -> Verdict:
-        """Raw scores of every post-processor (N, P) -> what the chosen one decides."""
+    def judge(self, probabilities: Scores, scores: Scores, choice: Choice) -> Verdict:
+        """Probabilities (N, C) and raw scores of every post-processor (N, P) -> what the chosen one decides."""
         column = scores[:, choice.column]
+        values, thresholds = hold_against(choice.references, probabilities.argmax(axis=1), column)
         # Not `>`: a score that is no number must not be let through.
-        return Verdict(p_values(choice.calibration, column), ~(column <= choice.gate.threshold))
+        return Verdict(values, ~(column <= thresholds), thresholds)
 
     def answer(self, probabilities: Scores, scores: Scores, verdict: Verdict, choice: Choice, top_k: int, names: Sequence[str | None]) -> Answer:
         """Probabilities (N, C), scores (N, P) and what was decided, as it goes over the wire."""
         classes = self.manifest.classes
-        threshold = shortest(np.float32(choice.gate.threshold))
         predictions = []
         for row, name in enumerate(names):
             # Stable, so that equal probabilities name the same class whatever top_k is.
@@ -162,7 +175,7 @@ class Model:
             p_value = float(verdict.p_values[row])
             ood = Ood(
                 raw_score=shortest(scores[row, choice.column]),
-                threshold=threshold,
+                threshold=shortest(np.float32(verdict.thresholds[row])),
                 p_value=p_value,
                 ood_score=1 - p_value,
                 rejected=bool(verdict.rejected[row]),
@@ -209,9 +222,10 @@ class Model:
         points = []
         for alpha in sorted({*STANDARD_ALPHAS, self.default.gate.alpha}):
             try:
-                gate = self.gate(self.manifest.postprocessors.index(key), alpha)
+                references = self.references(self.manifest.postprocessors.index(key), alpha)
             except TooFewCalibrationImages:
                 continue
+            gate = references.pooled.gate
             found = measured.get((alpha, gate.guarantee))
             points.append(
                 OperatingPoint(
@@ -221,13 +235,12 @@ class Model:
                     expected_false_reject_ratio=gate.expected_false_reject_ratio,
                     measured_false_reject_ratio=found.measured_false_reject_ratio if found else None,
                     ood_caught_ratio=found.ood_caught_ratio if found else {},
+                    class_thresholds={
+                        self.manifest.classes[class_id]: shortest(np.float32(own.gate.threshold)) for class_id, own in references.own.items()
+                    },
                 )
             )
         return points
-
-
-def open_column(bundle: Bundle, guarantee: Guarantee, column: int, alpha: float) -> Gate:
-    return open_gate(bundle.calibration.scores[column], alpha, guarantee, bundle.manifest.calibration.delta)
 
 
 def open_model(folder: Path, settings: Settings, on_batch: Callable[[int], None] | None = None) -> Model:

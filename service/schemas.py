@@ -74,6 +74,21 @@ class Answer(Wire):
     predictions: Annotated[list[Prediction], Field(description="one per image, in the order they were sent")]
 
 
+class Flag(Wire):
+    """One picture of many that were judged together; of those flagged at most a share `fdr` is fine, on average."""
+
+    model: str
+    version: int
+    postprocessor: str
+    fdr: float
+    filename: str
+    label: str
+    class_id: int
+    probability: float
+    p_value: float
+    flagged: bool
+
+
 class OperatingPoint(Wire):
     """What one alpha means for one post-processor. Measured figures are null where the evaluation has none."""
 
@@ -83,6 +98,7 @@ class OperatingPoint(Wire):
     expected_false_reject_ratio: float
     measured_false_reject_ratio: float | None
     ood_caught_ratio: Annotated[dict[str, float], Field(description="per OOD set of the evaluation")]
+    class_thresholds: Annotated[dict[str, float], Field(description="of the classes that have their own; for all others `threshold` holds")]
 
 
 class ModelSummary(Wire):

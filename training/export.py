@@ -1,6 +1,5 @@
 """Writes a bundle: one graph, calibrated and evaluated by running that very graph in onnxruntime. The manifest comes last."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.bundle.calibration import CalibrationInfo
 from service.bundle.decision import images_needed
 from service.bundle.evaluation import Evaluation, Search
 from service.bundle.manifest import (
     FORMAT_VERSION,
-    MANIFEST,
     BundleError,
-    CalibrationInfo,
     Manifest,
     TrainingInfo,
     find_versions,
-    load_bundle,
     npz,
     sha256,
 )
+from service.bundle.writing import write_bundle
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
@@ -210,16 +208,7 @@ def evaluate_graph(
 
 
 def write(folder: Path, files: dict[str, bytes], manifest: Manifest) -> None:
-    """All files, the manifest last, in a folder that gets its name when everything is in it and reads back well."""
-    partial = folder.parent / f".{folder.name}.partial" / folder.parent.name / folder.name
     try:
-        partial.mkdir(parents=True)
-        for name, data in files.items():
-            (partial / name).write_bytes(data)
-        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-        load_bundle(partial)
-        partial.rename(folder)
-    except (OSError, BundleError) as exc:
-        raise TrainingError(f"{folder} cannot be written: {exc}") from None
-    finally:
-        shutil.rmtree(folder.parent / f".{folder.name}.partial", ignore_errors=True)
+        write_bundle(folder, files, manifest)
+    except BundleError as exc:
+        raise TrainingError(str(exc)) from None

@@ -79,3 +79,20 @@ def images_needed(alpha: float, guarantee: Guarantee, delta: float) -> int:
     if guarantee == "marginal":
         return math.ceil(1 / alpha - 1 - 1e-9)
     return math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
+
+
+def flag_by_fdr(values: NDArray[np.float64], fdr: float) -> NDArray[np.bool_]:
+    """Which of these p-values (m,) to flag, so that on average at most a share fdr of those flagged are ID.
+
+    Benjamini and Hochberg, 1995; conformal p-values that share one calibration set depend on each other in the way it allows
+    (Bates et al., 2023). They must come from one calibration set, and all m must be judged at once.
+    """
+    ordered = np.sort(values)
+    # As in `marginal_rank`, the tiny addend keeps an equality from being missed by a last digit.
+    passing = np.flatnonzero(ordered <= fdr * np.arange(1, len(values) + 1) / len(values) + 1e-12)
+    return values <= ordered[passing[-1]] if len(passing) else np.zeros(len(values), np.bool_)
+
+
+def images_needed_for_fdr(m: int, fdr: float) -> int:
+    """The fewest calibration images with which a single strange image among m could be flagged: the least p-value is 1 / (n + 1)."""
+    return math.ceil(m / fdr - 1 - 1e-9)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
+from service.bundle.calibration import Calibration, CalibrationInfo
 from service.bundle.evaluation import Evaluation, Hyperparameter, Strict
 from service.bundle.preprocess import InputSpec, Pixels
 
@@ -29,16 +30,6 @@ PostprocessorKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 class BundleError(Exception):
     """A bundle that must not be served; the message says which and why."""
-
-
-class CalibrationInfo(Strict):
-    """Which pictures the thresholds rest on, and the promise when nobody asks for another."""
-
-    n: Annotated[int, Field(ge=1)]
-    alpha: Annotated[float, Field(gt=0, lt=1)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
-    data: str
-    timestamp: Annotated[float, Field(ge=0, description="when calibrated, seconds since 1970-01-01 UTC")]
 
 
 class TrainingInfo(Strict):
@@ -78,17 +69,11 @@ class Manifest(Strict):
             raise ValueError("a class or post-processor is named twice")
         if self.input.crop != self.input.size or self.input.crop > self.input.resize:
             raise ValueError(f"input crop {self.input.crop} must equal size {self.input.size} and fit into resize {self.input.resize}")
+        if self.calibration.per_class is not None and tuple(self.calibration.per_class) != self.classes:
+            raise ValueError("calibration.per_class must list every class, in their order")
         if set(self.sha256) != set(FILES):
             raise ValueError(f"sha256 must list {', '.join(FILES)}; it lists {', '.join(sorted(self.sha256))}")
         return self
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Per post-processor (row) the n raw scores, ascending, and the class predicted for each. Both (P, n)."""
-
-    scores: NDArray[np.float32]
-    predicted: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -197,6 +182,10 @@ def read_calibration(folder: Path, manifest: Manifest, data: bytes) -> Calibrati
             raise BundleError(f"{folder}: calibration.npz: the scores of {key} are not sorted")
     if not ((calibration.predicted >= 0) & (calibration.predicted < len(manifest.classes))).all():
         raise BundleError(f"{folder}: calibration.npz: predicted has classes outside 0 … {len(manifest.classes) - 1}")
+    for class_id, (name, entry) in enumerate((manifest.calibration.per_class or {}).items()):
+        if not (found := (calibration.predicted == class_id).sum(axis=1) == entry.images).all():
+            key = manifest.postprocessors[int(found.argmin())]
+            raise BundleError(f"{folder}: calibration.npz: {key} has another number of {name} images than the {entry.images} in the manifest")
     return calibration
 
 

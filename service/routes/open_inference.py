@@ -114,7 +114,7 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
         deadline = min(deadline, arrived + asked.parameters.timeout / 1e6)
     probabilities, scores = await classify(request, model, images, arrived, deadline)
     inferred = time.monotonic()
-    verdict = model.judge(scores, choice)
+    verdict = model.judge(probabilities, scores, choice)
     count(request, model, choice, verdict, probabilities, scores)
     about = {
         "model_name": model.name,

@@ -90,7 +90,7 @@ async def answer(request: Request, model: Model, question: Question, deadline: f
     uploads = await read_uploads(request, context_of(request).settings, deadline)
     probabilities, scores = await classify(request, model, uploads, arrived, deadline)
     inferred = time.monotonic()
-    verdict = model.judge(scores, choice)
+    verdict = model.judge(probabilities, scores, choice)
     count(request, model, choice, verdict, probabilities, scores)
     found = model.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
     body = found.__pydantic_serializer__.to_json(found)

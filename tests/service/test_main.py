@@ -159,3 +159,29 @@ def test_ctrl_c_ends_predict_without_a_traceback(models_dir: Path, tmp_path: Pat
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=30)
     assert (running.returncode, said) == (130, b"")
+
+
+def test_predict_with_fdr_flags_all_pictures_together(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, image in enumerate(pixels(40, 77)):
+        (tmp_path / f"{place:02}.png").write_bytes(png(image))
+    for place in range(5):
+        (tmp_path / f"black{place}.png").write_bytes(ood_png())
+    (tmp_path / "broken.png").write_bytes(b"hello")
+    assert predict("--models-dir", str(models_dir), "--fdr", "0.1", "--json", str(tmp_path)) == 1, "one is unreadable"
+    flags = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(flags) == 45
+    flagged = {Path(entry["filename"]).name for entry in flags if entry["flagged"]}
+    assert flagged >= {f"black{place}.png" for place in range(5)}
+    assert len(flagged) <= 7
+    predict("--models-dir", str(models_dir), "--fdr", "0.1", str(tmp_path))
+    assert f"{len(flagged)} of 45 flagged; on average at most 0.1 of what is flagged is fine" in capsys.readouterr().out
+
+
+def test_predict_with_fdr_says_how_many_calibration_images_so_many_pictures_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bundle(tmp_path, images=100)
+    picture = tmp_path / "a.png"
+    picture.write_bytes(id_png())
+    assert predict("--models-dir", str(tmp_path), "--fdr", "0.1", *[str(picture)] * 11) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("oodgate: fdr 0.1 over 11 pictures needs at least 109 calibration images, tiny version 1 has 100, enough for 10 pictures")
+    assert predict("--models-dir", str(tmp_path), "--fdr", "0.1", *[str(picture)] * 10) == 0

@@ -46,13 +46,14 @@ def test_what_cannot_be_promised_is_refused_before_the_first_request(runtime: Ru
 
 def test_a_score_that_is_no_number_is_rejected(runtime: Runtime) -> None:
     model = Model(runtime, Settings())
-    assert model.judge(np.full((1, 3), np.nan, np.float32), model.default).rejected.tolist() == [True]
+    probabilities = np.full((1, 3), 1 / 3, np.float32)
+    assert model.judge(probabilities, np.full((1, 3), np.nan, np.float32), model.default).rejected.tolist() == [True]
 
 
 def test_equal_probabilities_name_the_first_class(runtime: Runtime) -> None:
     model = Model(runtime, Settings())
-    scores = np.zeros((1, 3), np.float32)
-    answer = model.answer(np.full((1, 3), 1 / 3, np.float32), scores, model.judge(scores, model.default), model.default, 3, [None])
+    probabilities, scores = np.full((1, 3), 1 / 3, np.float32), np.zeros((1, 3), np.float32)
+    answer = model.answer(probabilities, scores, model.judge(probabilities, scores, model.default), model.default, 3, [None])
     assert [entry.class_id for entry in answer.predictions[0].top_k] == [0, 1, 2]
 
 

@@ -4,7 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.bundle.decision import Guarantee, TooFewCalibrationImages, images_needed, marginal_rank, open_gate, p_values, pac_rank
+from service.bundle.decision import (
+    Guarantee,
+    TooFewCalibrationImages,
+    flag_by_fdr,
+    images_needed,
+    images_needed_for_fdr,
+    marginal_rank,
+    open_gate,
+    p_values,
+    pac_rank,
+)
 
 alphas = st.floats(0.001, 0.5)
 
@@ -71,3 +81,34 @@ def test_with_the_marginal_guarantee_rejecting_is_having_a_p_value_of_at_most_al
     gate = open_gate(calibration, alpha, "marginal", 0.05)
     rejected = np.float32(score) > gate.threshold
     assert rejected == (p_values(calibration, np.array([score], np.float32))[0] <= gate.expected_false_reject_ratio)
+
+
+@given(m=st.integers(1, 60), fdr=st.floats(0.01, 0.5), seed=st.integers(0, 1000))
+def test_flags_are_those_of_benjamini_and_hochberg(m: int, fdr: float, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(1, 102, m) / 101 * 0.3
+    assert flag_by_fdr(values, fdr).tolist() == (stats.false_discovery_control(values) <= fdr + 1e-12).tolist()
+
+
+def test_at_most_the_asked_share_of_the_flagged_is_fine_on_average() -> None:
+    random = np.random.default_rng(0)
+    wrong = []
+    for _ in range(400):
+        calibration = np.sort(random.normal(size=1000).astype(np.float32))
+        scores = np.concatenate([random.normal(size=80), random.normal(4, 1, size=20)]).astype(np.float32)
+        flagged = flag_by_fdr(p_values(calibration, scores), 0.1)
+        assert flagged[80:].sum() > 5
+        wrong.append(flagged[:80].sum() / max(1, flagged.sum()))
+    assert np.mean(wrong) <= 0.1
+
+
+@pytest.mark.parametrize(("m", "needed"), [(32, 319), (512, 5119), (1, 9)])
+def test_a_lone_strange_image_can_be_flagged_with_the_images_needed_and_not_with_one_less(m: int, needed: int) -> None:
+    assert images_needed_for_fdr(m, 0.1) == needed
+    for n, flagged in ((needed, 1), (needed - 1, 0)):
+        values = np.full(m, 1.0)
+        values[0] = 1 / (n + 1)
+        assert flag_by_fdr(values, 0.1).sum() == flagged
+
+
+def test_of_no_images_none_is_flagged() -> None:
+    assert flag_by_fdr(np.array([]), 0.1).tolist() == []
