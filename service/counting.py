@@ -4,8 +4,9 @@ from starlette.requests import Request
 
 from service.context import context_of, timing_of
 from service.feedback import Answered
-from service.model import Choice, Model, Verdict
+from service.model import Model
 from service.place import Array
+from service.verdict import Choice, Verdict
 
 
 def count(request: Request, model: Model, choice: Choice, verdict: Verdict, probabilities: Array, scores: Array) -> None:

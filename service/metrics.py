@@ -7,8 +7,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from service import processes
 from service.histogram import PValues, reference
-from service.model import Choice, Model, Verdict
+from service.model import Model
 from service.monitor import estimate
+from service.verdict import Choice, Verdict
 from service.watch import Watch, log_mean
 
 STAGE_BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

@@ -2,21 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.batcher import Batcher
-from service.bundle.decision import STANDARD_ALPHAS, Gate, Guarantee, Scores, TooFewCalibrationImages, open_gate
+from service.bundle.decision import STANDARD_ALPHAS, Guarantee, Scores, TooFewCalibrationImages, open_gate
 from service.bundle.manifest import Bundle, load_bundle
 from service.bundle.reference import References, hold_against, open_references
 from service.runtime import Runtime
 from service.schemas import Answer, ClassProbability, ModelDetail, ModelSummary, Ood, OperatingPoint, Prediction
 from service.settings import Settings
+from service.verdict import Choice, Verdict
 from service.watch import Subject, Watch
 
 
@@ -30,34 +30,6 @@ class AlphaOutOfRange(Exception):
 
 class TopKOutOfRange(Exception):
     """More classes asked for than there are, or none."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Who decides, and how: a post-processor, its column of the scores, and what they are held against."""
-
-    postprocessor: str
-    column: int
-    references: References = field(repr=False)
-
-    @property
-    def gate(self) -> Gate:
-        """The pooled one."""
-        return self.references.pooled.gate
-
-    @property
-    def calibration(self) -> Scores:
-        """All calibration scores (n,), ascending."""
-        return self.references.pooled.calibration
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """N images decided: p-values (N,), which are rejected (N,), and by which threshold (N,)."""
-
-    p_values: NDArray[np.float64]
-    rejected: NDArray[np.bool_]
-    thresholds: NDArray[np.float64]
 
 
 class Model:
