@@ -40,6 +40,11 @@ def offline(settings: Settings, options: argparse.Namespace) -> int:
         from service.pictures import predict
 
         return predict(settings, options.paths, options.version, options.top_k, options.fdr, options.json)
+    if options.command == "replay":
+        from service.replay import Candidate, Output, replay
+
+        candidate = Candidate(**{key.removeprefix("candidate_"): value for key, value in vars(options).items() if key.startswith("candidate_")})
+        return replay(settings, options.version, candidate, options.paths, Output(options.html, options.json))
     from service.calibrate import Wanted, calibrate
 
     return calibrate(settings, Wanted(options.paths, options.version, options.per_class, options.description))
@@ -75,6 +80,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="a threshold for each predicted class that has enough pictures, else the pooled one; as in the version before if left out",
     )
     calibrate.add_argument("--description", help="what the pictures are, for the manifest; the paths if left out")
+    replay = commands.add_parser("replay", help="captured or any pictures, decided as now and by a candidate: what would change")
+    replay.add_argument("paths", nargs="+", metavar="PATH", help=PICTURES)
+    add_settings(replay, (*OFFLINE_SETTINGS, "postprocessor"))
+    replay.add_argument("--version", type=int, help="version that is served now; the highest if left out")
+    other = replay.add_mutually_exclusive_group()
+    other.add_argument("--candidate-version", type=int, help="another version of the model")
+    other.add_argument("--candidate-bundle", dest="candidate_folder", type=Path, help="folder of a bundle, <name>/<version>, anywhere")
+    replay.add_argument("--candidate-postprocessor", help="another score")
+    replay.add_argument("--candidate-alpha", type=share, help="another alpha")
+    replay.add_argument("--candidate-guarantee", choices=("pac", "marginal"), help="another guarantee")
+    replay.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a thumbnail of each picture that changes")
+    replay.add_argument("--json", action="store_true", help="one JSON object per picture instead of a table of those that change")
     bench = commands.add_parser("bench", help="measure throughput and waiting times of a running server, or of this machine without one")
     add_bench(bench)
     add_settings(bench, BENCH_SETTINGS)
