@@ -5,8 +5,8 @@ import httpx
 import pytest
 
 from tests.bundles import id_png, ood_png, write_bundle
-from tests.service.test_metrics import scrape, value
 from tests.servers import serving
+from tests.service.test_metrics import scrape, value
 
 ADMIN = {"X-API-Key": "admin"}
 
