@@ -1,8 +1,9 @@
 """Many calls into few: gathers the rows of concurrent callers into batches and gives each caller its own back.
 
-Greedy: whenever the one worker thread is free it takes what waits, so a lone call is not delayed and batches form by
-themselves while another one runs. Fair: where not all fit, every caller gets an equal share of a batch, so that a small call
-does not wait for a large one to end. Knows nothing of HTTP, images or ONNX.
+Greedy: when nothing runs, a worker thread takes what waits, so a lone call is not delayed and batches form by themselves while
+another one runs. Side by side: with several workers the next batch begins before the last one has ended, as soon as it is worth
+its while. Fair: where not all fit, every caller gets an equal share of a batch, so that a small call does not wait for a large
+one to end. Knows nothing of HTTP, images or ONNX.
 """
 
 import asyncio
@@ -32,24 +33,33 @@ class QueueFull(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-Batch = list[tuple[Place, Sequence[Array]]]
+# A batch beside another one: where fewer rows wait, they wait for more, or for the other one's end. Most networks need this many to be
+# as fast per row as with any number.
+COMPANY = 4
+Run = Callable[[Array], tuple[Array, ...]]
+# Of each caller: which row its part begins with, and the part.
+Batch = list[tuple[Place, int, Sequence[Array]]]
 
 
 class Batcher:
-    """Runs `run` on stacked rows, (N, …) -> arrays with N rows each, in one thread of its own, one batch at a time.
+    """Runs `run` on stacked rows, (N, …) -> arrays with N rows each, in threads of its own.
 
-    max_queue_size counts rows, not calls. `on_batch` is told the size of every batch, on the event loop.
+    workers: how many batches may run at once; those that begin beside another one are run by `beside`. max_queue_size counts rows,
+    not calls. `on_batch` is told the size of every batch, on the event loop.
     """
 
     def __init__(
         self,
-        run: Callable[[Array], tuple[Array, ...]],
+        run: Run,
         max_batch_size: int,
         max_queue_size: int,
         max_queue_delay_ms: float = 0.0,
         on_batch: Callable[[int], None] | None = None,
+        beside: Run | None = None,
+        workers: int = 1,
     ) -> None:
         self.run = run
+        self.beside = beside or run
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
         self.max_queue_delay = max_queue_delay_ms / 1000
@@ -58,25 +68,28 @@ class Batcher:
         self.seconds_per_row = 0.0
         self.waiting: deque[Place] = deque()
         self.changed = threading.Condition()
+        self.running = 0
         self.closing = False
-        self.thread = threading.Thread(target=self.work, name="batcher", daemon=True)
+        self.threads = [threading.Thread(target=self.work, name=f"batcher-{number}", daemon=True) for number in range(workers)]
 
     async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
-        self.thread.start()
+        for thread in self.threads:
+            thread.start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         with self.changed:
             self.closing = True
-            self.changed.notify()
-        await asyncio.to_thread(self.thread.join)
+            self.changed.notify_all()
+        for thread in self.threads:
+            await asyncio.to_thread(thread.join)
         for place in self.waiting:
             place.fail(InferenceFailed("the server is shutting down"))
 
     @property
     def alive(self) -> bool:
-        return self.thread.is_alive()
+        return all(thread.is_alive() for thread in self.threads)
 
     def refuse_when_full(self, rows: int = 1) -> None:
         """Raises QueueFull when so many rows would not fit now."""
@@ -114,34 +127,47 @@ class Batcher:
             with self.changed:
                 place.rows, place.submitted = rows, time.monotonic()
                 self.waiting.append(place)
-                self.changed.notify()
+                # Whoever ends a batch looks for itself; to wake another thread for nothing costs more than all of this function.
+                if self.worthwhile():
+                    self.changed.notify()
         return await place.future
 
+    def worthwhile(self) -> bool:
+        """Whether to begin a batch with what waits."""
+        return bool(self.waiting) and (not self.running or self.rows_waiting() >= min(COMPANY, self.max_batch_size))
+
+    def rows_waiting(self) -> int:
+        return sum(place.left for place in self.waiting)
+
     def work(self) -> None:
-        """The worker thread: takes, runs, hands out, until closed."""
+        """A worker thread: takes, runs, hands out, until closed."""
         while batch := self.take():
+            alone = self.running == 1
             started = time.monotonic()
-            for place, _ in batch:
+            for place, _, _ in batch:
                 place.started = place.started or started
             try:
-                outputs = self.run(np.stack([row for _, rows in batch for row in rows]))
+                outputs = (self.run if alone else self.beside)(np.stack([row for _, _, rows in batch for row in rows]))
             except Exception as exc:  # whatever it was, everyone in this batch must be told
-                log.exception("a batch of %d failed", sum(len(rows) for _, rows in batch))
-                for place, _ in batch:
+                log.exception("a batch of %d failed", sum(len(rows) for _, _, rows in batch))
+                for place, _, _ in batch:
                     # Before the loop gets to tell them: the rest of a large call must not be taken meanwhile.
                     place.broken = True
                 self.loop.call_soon_threadsafe(self.fail, batch, exc)
             else:
                 self.loop.call_soon_threadsafe(self.deliver, batch, outputs, time.monotonic() - started)
+            with self.changed:
+                self.running -= 1
 
     def take(self) -> Batch:
-        """Waits for rows and takes as many as fit, in order; empty when closing. Runs in the worker thread."""
+        """Waits for rows and takes as many as fit, in order; empty when closing. Runs in a worker thread."""
         with self.changed:
             while not self.closing:
                 self.drop_over()
-                if self.waiting:
+                if self.worthwhile():
                     left = self.waiting[0].submitted + self.max_queue_delay - time.monotonic()
-                    if left <= 0 or sum(place.left for place in self.waiting) >= self.max_batch_size:
+                    if left <= 0 or self.rows_waiting() >= self.max_batch_size:
+                        self.running += 1
                         return self.fill()
                     self.changed.wait(left)
                 else:
@@ -169,7 +195,7 @@ class Batcher:
         batch: Batch = []
         for place, share in shares.items():
             self.waiting.popleft()
-            batch.append((place, place.rows[place.taken : place.taken + share]))
+            batch.append((place, place.taken, place.rows[place.taken : place.taken + share]))
             place.taken += share
             released = min(place.held, share)
             place.held -= released
@@ -181,24 +207,25 @@ class Batcher:
 
     def deliver(self, batch: Batch, outputs: tuple[Array, ...], seconds: float) -> None:
         """Hands a batch's rows out, on the event loop."""
-        size = sum(len(rows) for _, rows in batch)
+        size = sum(len(rows) for _, _, rows in batch)
         # The average over about the last ten batches.
         per_row = seconds / size
         self.seconds_per_row += (per_row - self.seconds_per_row) * (0.1 if self.seconds_per_row else 1)
         if self.on_batch is not None:
             self.on_batch(size)
         start = 0
-        for place, rows in batch:
+        for place, begin, rows in batch:
             stop = start + len(rows)
-            place.parts.append(tuple(output[start:stop] for output in outputs))
+            place.parts[begin] = tuple(output[start:stop] for output in outputs)
             place.infer_seconds += seconds
             start = stop
-            if not place.over and sum(len(part[0]) for part in place.parts) == len(place.rows):
-                joined = place.parts[0] if len(place.parts) == 1 else tuple(np.concatenate(column) for column in zip(*place.parts, strict=True))
+            if not place.over and sum(len(part[0]) for part in place.parts.values()) == len(place.rows):
+                parts = [place.parts[begin] for begin in sorted(place.parts)]
+                joined = parts[0] if len(parts) == 1 else tuple(np.concatenate(column) for column in zip(*parts, strict=True))
                 place.future.set_result(Answered(joined, place.started - place.submitted, place.infer_seconds))
 
     def fail(self, batch: Batch, exc: Exception) -> None:
-        for place, _ in batch:
+        for place, _, _ in batch:
             failure = InferenceFailed("the model could not be run on the batch that held this request")
             failure.__cause__ = exc
             place.fail(failure)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.decoder import Upload
 from service.place import late
@@ -110,7 +110,9 @@ async def read_uploads(request: Request, settings: Settings, deadline: float) ->
 
 
 async def counted(request: Request, settings: Settings, deadline: float) -> AsyncIterator[bytes]:
-    """The body's chunks, until they are more, or later, than allowed. Raises UnsupportedEncoding, BodyTooLarge, BodyTooSlow or DeadlinePassed."""
+    """The body's chunks, until they are more, or later, than allowed. Raises UnsupportedEncoding, BodyTooLarge, BodyTooSlow,
+    DeadlinePassed, or starlette's ClientDisconnect.
+    """
     if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
         raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
     most = settings.max_body_bytes
@@ -119,17 +121,18 @@ async def counted(request: Request, settings: Settings, deadline: float) -> Asyn
         raise BodyTooLarge(f"the body has {length} bytes, at most {most} are read")
     read = 0
     patience = time.monotonic() + settings.body_timeout_ms / 1000
-    chunks = aiter(request.stream())
-    while True:
+    more = True
+    while more:
         try:
             async with asyncio.timeout(min(patience, deadline) - time.monotonic()):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return
+                message = await request.receive()
         except TimeoutError:
             if deadline <= patience:
                 raise late() from None
             raise BodyTooSlow(f"the body has not arrived within {settings.body_timeout_ms:g} ms, {read} bytes have") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         read += len(chunk)
         if read > most:
             raise BodyTooLarge(f"the body has more than {most} bytes, which is the most that is read")

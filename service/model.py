@@ -50,7 +50,15 @@ class Model:
         self.shadows = tuple(self.choose(key, None) for key in settings.shadow_postprocessors)
         self.watched = self.promised()
         self.watch = self.begin_watch()
-        self.batcher = Batcher(runtime.run, settings.max_batch_size, settings.max_queue_size, settings.max_queue_delay_ms, on_batch)
+        self.batcher = Batcher(
+            runtime.run,
+            settings.max_batch_size,
+            settings.max_queue_size,
+            settings.max_queue_delay_ms,
+            on_batch,
+            runtime.run_beside,
+            runtime.workers,
+        )
 
     async def __aenter__(self) -> Self:
         await self.batcher.__aenter__()
@@ -153,7 +161,7 @@ class Model:
                 rejected=bool(verdict.rejected[row]),
             )
             best = top[0]
-            predictions.append(Prediction(filename=name, label=best.label, class_id=best.class_id, probability=best.probability, top_k=top, ood=ood))
+            predictions.append(Prediction(filename=name, **best, top_k=top, ood=ood))
         return Answer(
             model=self.name,
             version=self.version,

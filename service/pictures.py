@@ -4,6 +4,7 @@ import sys
 from typing import Literal, Protocol
 
 import numpy as np
+from pydantic_core import to_json
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -83,7 +84,7 @@ class JsonLines:
     """One per line, an answer as the server would give it, with the path as file name."""
 
     def add(self, found: Answer | Flag) -> None:
-        print(found.model_dump_json())
+        print(to_json(found).decode())
 
     def close(self, summary: str) -> None:  # noqa: ARG002 -- every line says it
         sys.stdout.flush()
@@ -100,9 +101,9 @@ class PrettyTable:
             name, label, probability, p_value = found.filename, found.label, found.probability, found.p_value
             decision = "[red]flagged" if found.flagged else ""
         else:
-            entry = found.predictions[0]
-            name, label, probability, p_value = str(entry.filename), entry.label, entry.probability, entry.ood.p_value
-            decision = "[red]rejected" if entry.ood.rejected else "accepted"
+            entry = found["predictions"][0]
+            name, label, probability, p_value = str(entry["filename"]), entry["label"], entry["probability"], entry["ood"]["p_value"]
+            decision = "[red]rejected" if entry["ood"]["rejected"] else "accepted"
         self.table.add_row(escape(name), escape(label), f"{probability:.3f}", f"{p_value:.3f}", decision)
 
     def close(self, summary: str) -> None:

@@ -36,6 +36,7 @@ class Place:
     """A caller's place: `held` rows of the queue, from before the rows exist until a batch takes them.
 
     `future` is the one thing to wait on, whatever stage the caller is in: it ends with the answer, or with why there is none.
+    `parts`: by the row they begin with, because batches that run side by side do not end in the order in which they began.
     """
 
     held: int
@@ -46,7 +47,7 @@ class Place:
     submitted: float = 0.0
     started: float = 0.0
     infer_seconds: float = 0.0
-    parts: list[tuple[Array, ...]] = field(default_factory=list)
+    parts: dict[int, tuple[Array, ...]] = field(default_factory=dict)
     broken: bool = False
 
     @property

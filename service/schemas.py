@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
 
 from service.bundle.decision import Guarantee
 from service.bundle.evaluation import Evaluation
@@ -34,15 +35,15 @@ class Images(Wire):
     images: Annotated[list[bytes], Field(min_length=1, description="encoded pictures, base64")]
 
 
-class ClassProbability(Wire):
-    """One class and how probable it is."""
+class ClassProbability(TypedDict):
+    """One class and how probable it is. A plain dictionary, like all parts of an answer: to make models of them took a tenth of a request's time."""
 
     label: str
     class_id: int
     probability: float
 
 
-class Ood(Wire):
+class Ood(TypedDict):
     """p_value: how usual the score is among ID images. Rejected when raw_score is above threshold."""
 
     raw_score: Annotated[float, Field(description="of the post-processor, in its own unit; higher = stranger")]
@@ -52,7 +53,7 @@ class Ood(Wire):
     rejected: Annotated[bool, Field(description="the service does not vouch for the label")]
 
 
-class Prediction(Wire):
+class Prediction(TypedDict):
     """One image's answer; `label` is the most probable class whether rejected or not."""
 
     filename: str | None
@@ -63,7 +64,7 @@ class Prediction(Wire):
     ood: Ood
 
 
-class Answer(Wire):
+class Answer(TypedDict):
     """The answer to one request."""
 
     model: str
@@ -224,4 +225,4 @@ def example_answer() -> dict[str, Any]:
     ood = Ood(raw_score=-0.213, threshold=-0.101, p_value=0.412, ood_score=0.588, rejected=False)
     prediction = Prediction(filename=None, label="cat", class_id=3, probability=0.981, top_k=[cat], ood=ood)
     answer = Answer(model="cifar10-airbench", version=1, postprocessor="knn", alpha=0.05, guarantee="pac", predictions=[prediction])
-    return answer.model_dump(mode="json")
+    return dict(answer)

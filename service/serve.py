@@ -98,6 +98,8 @@ def serve(settings: Settings) -> int:
         log.warning("environment variable %s is no setting and changes nothing", name)
     # For before and after the server, when there is nothing to drain: uvicorn puts this back once it has ended.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    # A batch's thread that comes back from the graph waits so long for the event loop to give way; the default is five times as long.
+    sys.setswitchinterval(0.001)
     server.run(sockets=[listener])
     processes.leave()
     for failure in failures:

@@ -4,7 +4,9 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic_core import to_json
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.classify import classify, encoded
 from service.context import context_of, timing_of
@@ -80,6 +82,12 @@ async def predict(request: Request) -> Response:
         return await answer(request, model, question, deadline)
 
 
+async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+    """The same as an ASGI application of its own. What it raises is for whoever calls it to answer."""
+    response = await predict(Request(scope, receive, send))
+    await response(scope, receive, send)
+
+
 async def answer(request: Request, model: Model, question: Question, deadline: float) -> Response:
     arrived, timing = time.monotonic(), timing_of(request)
     timing.model, timing.version = model.name, model.version
@@ -93,7 +101,7 @@ async def answer(request: Request, model: Model, question: Question, deadline: f
     verdict = model.judge(probabilities, scores, choice)
     count(request, model, choice, verdict, probabilities, scores)
     found = model.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
-    body = found.__pydantic_serializer__.to_json(found)
-    headers = {"X-OOD-Rejected": "true" if found.predictions[0].ood.rejected else "false"} if len(uploads) == 1 else None
+    headers = {"X-OOD-Rejected": "true" if found["predictions"][0]["ood"]["rejected"] else "false"} if len(uploads) == 1 else None
+    response = Response(to_json(found), 200, headers, "application/json")
     encoded(request, inferred)
-    return Response(body, 200, headers, "application/json")
+    return response

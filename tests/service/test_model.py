@@ -54,7 +54,7 @@ def test_equal_probabilities_name_the_first_class(runtime: Runtime) -> None:
     model = Model(runtime, Settings())
     probabilities, scores = np.full((1, 3), 1 / 3, np.float32), np.zeros((1, 3), np.float32)
     answer = model.answer(probabilities, scores, model.judge(probabilities, scores, model.default), model.default, 3, [None])
-    assert [entry.class_id for entry in answer.predictions[0].top_k] == [0, 1, 2]
+    assert [entry["class_id"] for entry in answer["predictions"][0]["top_k"]] == [0, 1, 2]
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.floats(width=32, allow_nan=False, allow_infinity=False))
