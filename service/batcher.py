@@ -9,6 +9,7 @@ one to end. Knows nothing of HTTP, images or ONNX.
 import asyncio
 import logging
 import math
+import os
 import random
 import threading
 import time
@@ -36,6 +37,10 @@ class QueueFull(Exception):
 # A batch beside another one: where fewer rows wait, they wait for more, or for the other one's end. Most networks need this many to be
 # as fast per row as with any number.
 COMPANY = 4
+# Of the worker threads. Where CPUs are scarce the event loop goes first: it has little to do, and all of it is what the next batch waits for.
+NICE = 5
+# So long may more rows wait than fit into one batch before that is no burst any more but overload; which ends once nobody was refused for so long.
+BURST_SECONDS, RELIEF_SECONDS = 0.5, 1.0
 Run = Callable[[Array], tuple[Array, ...]]
 # Of each caller: which row its part begins with, and the part.
 Batch = list[tuple[Place, int, Sequence[Array]]]
@@ -65,6 +70,7 @@ class Batcher:
         self.max_queue_delay = max_queue_delay_ms / 1000
         self.on_batch = on_batch
         self.held = 0
+        self.calm_at = self.refused_at = -math.inf
         self.seconds_per_row = 0.0
         self.waiting: deque[Place] = deque()
         self.changed = threading.Condition()
@@ -92,12 +98,22 @@ class Batcher:
         return all(thread.is_alive() for thread in self.threads)
 
     def refuse_when_full(self, rows: int = 1) -> None:
-        """Raises QueueFull when so many rows would not fit now."""
-        if self.held + rows > self.max_queue_size:
+        """Raises QueueFull when so many rows would not fit now.
+
+        Bursts may fill the queue. A queue that stays longer than a batch makes everyone wait and nothing faster: then only a batch may wait.
+        """
+        now = time.monotonic()
+        if self.held <= self.max_batch_size:
+            self.calm_at = now
+        overloaded = now - self.calm_at > BURST_SECONDS or now - self.refused_at < RELIEF_SECONDS
+        most = min(self.max_batch_size, self.max_queue_size) if overloaded else self.max_queue_size
+        # A call that is larger than a batch has to begin some time.
+        if self.held + rows > most and (self.held or rows > self.max_queue_size):
+            self.refused_at = now
             # At least a second: the header has no smaller unit. Spread out, lest those refused together come back together.
             shortest = max(1, math.ceil(self.held * self.seconds_per_row))
             wait = min(60, random.randint(shortest, 2 * shortest))
-            raise QueueFull(f"{self.held} images are waiting, at most {self.max_queue_size} may", wait)
+            raise QueueFull(f"{self.held} images are waiting, at most {most} may", wait)
 
     @contextmanager
     def admit(self, rows: int, deadline: float) -> Iterator[Place]:
@@ -141,6 +157,7 @@ class Batcher:
 
     def work(self) -> None:
         """A worker thread: takes, runs, hands out, until closed."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while batch := self.take():
             alone = self.running == 1
             started = time.monotonic()
@@ -168,7 +185,10 @@ class Batcher:
                     left = self.waiting[0].submitted + self.max_queue_delay - time.monotonic()
                     if left <= 0 or self.rows_waiting() >= self.max_batch_size:
                         self.running += 1
-                        return self.fill()
+                        batch = self.fill()
+                        if self.worthwhile():
+                            self.changed.notify()
+                        return batch
                     self.changed.wait(left)
                 else:
                     self.changed.wait()
@@ -209,7 +229,7 @@ class Batcher:
         """Hands a batch's rows out, on the event loop."""
         size = sum(len(rows) for _, _, rows in batch)
         # The average over about the last ten batches.
-        per_row = seconds / size
+        per_row = seconds / size / len(self.threads)
         self.seconds_per_row += (per_row - self.seconds_per_row) * (0.1 if self.seconds_per_row else 1)
         if self.on_batch is not None:
             self.on_batch(size)

@@ -56,7 +56,11 @@ class Settings(BaseSettings):
         description="How long an inference may wait for company. 0 never delays a lone request; batches then form while another one runs.",
     )
     max_queue_size: int = Field(
-        256, ge=1, le=1_000_000, description="Images that may wait, above it 429. Images per second times the seconds that a client would wait."
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Images that may wait in a burst, above it 429; in lasting overload no more than max_batch_size. "
+        "Images per second times the seconds that a client would wait.",
     )
     request_deadline_ms: float = Field(
         10_000,

@@ -95,7 +95,8 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
 
 def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
     """A decoded Pillow image (its first frame) to (crop, crop, 3): upright, 8-bit RGB, resized and centre-cropped."""
-    image = to_rgb(ImageOps.exif_transpose(image))
+    ImageOps.exif_transpose(image, in_place=True)
+    image = to_rgb(image)
     width, height = image.size
     shorter = min(width, height)
     if shorter != spec.resize:

@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 
+from service import batcher as batcher_module
 from service.batcher import Batcher, QueueFull
 from service.place import DeadlinePassed, InferenceFailed
 from tests.doubler import Doubler, ask, hold_up, run
@@ -109,6 +110,78 @@ def test_those_refused_together_are_not_told_to_come_back_together() -> None:
             batcher.refuse_when_full()
         waits.add(refused.value.retry_after_seconds)
     assert len(waits) > 5
+
+
+def test_a_burst_may_fill_the_queue_and_a_lasting_overload_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        monkeypatch.setattr(batcher_module, "BURST_SECONDS", 0.1)
+        monkeypatch.setattr(batcher_module, "RELIEF_SECONDS", 0.3)
+        async with Batcher(model := Doubler(), 2, 6) as batcher:
+            calls = [await hold_up(model, batcher)]
+            for value in range(1, 6):
+                calls.append(asyncio.create_task(ask(batcher, value)))
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.15)
+            with pytest.raises(QueueFull, match="5 images are waiting, at most 2 may"):
+                await ask(batcher, 6)
+            model.gate.set()
+            await asyncio.gather(*calls)
+            assert await ask(batcher, 7) == [14], "what fits into a batch is taken in overload too"
+            calls = [await hold_up_again(model, batcher, 8)]
+            for value in range(9, 11):
+                calls.append(asyncio.create_task(ask(batcher, value)))
+            await asyncio.sleep(0.01)
+            with pytest.raises(QueueFull, match="at most 2 may"):
+                await ask(batcher, 11)
+            await asyncio.sleep(0.35)
+            calls.append(asyncio.create_task(ask(batcher, 12)))
+            await asyncio.sleep(0.01)
+            model.gate.set()
+            assert (await asyncio.gather(*calls))[-1] == [24], "nobody was refused for a while: a burst may fill the queue again"
+
+    run(test)
+
+
+async def hold_up_again(model: Doubler, batcher: Batcher, value: int) -> asyncio.Task[list[int]]:
+    model.batches.clear()
+    model.gate.clear()
+    first = asyncio.create_task(ask(batcher, value))
+    while not model.batches:
+        await asyncio.sleep(0.001)
+    return first
+
+
+def test_a_second_worker_begins_beside_the_first_once_company_waits() -> None:
+    async def test() -> None:
+        alone, beside = Doubler(), Doubler()
+        async with Batcher(alone, 8, 100, beside=beside, workers=2) as batcher:
+            first = await hold_up(alone, batcher)
+            rest = [asyncio.create_task(ask(batcher, value)) for value in range(1, 4)]
+            await asyncio.sleep(0.05)
+            assert beside.batches == [], "three wait for a fourth, or for the first batch to end"
+            assert await asyncio.wait_for(ask(batcher, 4), 5) == [8]
+            assert beside.batches == [[1, 2, 3, 4]]
+            alone.gate.set()
+            await asyncio.gather(first, *rest)
+            assert await ask(batcher, 5) == [10]
+            assert alone.batches == [[0], [5]]
+
+    run(test)
+
+
+def test_parts_of_a_call_that_end_in_another_order_are_put_in_their_own() -> None:
+    async def test() -> None:
+        alone, beside = Doubler(), Doubler()
+        async with Batcher(alone, 4, 100, beside=beside, workers=2) as batcher:
+            alone.gate.clear()
+            call = asyncio.create_task(ask(batcher, *range(8)))
+            while not beside.batches:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
+            alone.gate.set()
+            assert await call == [2 * value for value in range(8)]
+
+    run(test)
 
 
 def test_small_calls_do_not_wait_for_a_large_one_to_end() -> None:
