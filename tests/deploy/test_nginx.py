@@ -48,12 +48,15 @@ def nginx(folder: Path, replicas: list[int]) -> Iterator[httpx.Client]:
         process.wait(30)
 
 
+def port_of(client: httpx.Client) -> int:
+    assert client.base_url.port
+    return client.base_url.port
+
+
 @pytest.fixture
 def proxied(client: httpx.Client, tmp_path: Path) -> Iterator[httpx.Client]:
     """nginx in front of one replica that lives and one that does not."""
-    port = client.base_url.port
-    assert port
-    with nginx(tmp_path, [port, free_port()]) as proxied:
+    with nginx(tmp_path, [port_of(client), free_port()]) as proxied:
         yield proxied
 
 
@@ -78,8 +81,19 @@ def test_a_replica_that_is_back_is_asked_when_all_had_been_taken_out(tmp_path: P
             assert proxied.post("/predict", content=id_png(), headers=PNG).status_code == 200
 
 
+def test_feedback_finds_the_replica_that_answered(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models")
+    with serving(tmp_path / "models") as one, serving(tmp_path / "models") as other, nginx(tmp_path, [port_of(one), port_of(other)]) as proxied:
+        for replica in (one, other):
+            answered = replica.post("/predict", content=id_png(), headers=PNG).headers["X-Request-ID"]
+            for _ in range(2):  # whichever of the two is asked first
+                assert proxied.post("/feedback", json={"request_id": answered, "was_ood": False}).status_code == 200
+        assert proxied.post("/feedback", json={"request_id": "nobody's", "was_ood": False}).status_code == 404
+        assert proxied.post("/predict", content=id_png(), headers=PNG).status_code == 200
+
+
 def test_what_speaks_of_one_replica_alone_is_not_answered(proxied: httpx.Client) -> None:
-    for answer in (proxied.get("/metrics"), proxied.post("/models/tiny/reload")):
+    for answer in (proxied.get("/metrics"), proxied.post("/models/tiny/reload"), proxied.post("/models/tiny/acknowledge")):
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:oodgate:problem:unknown-route")
 
 
