@@ -1,12 +1,14 @@
 """What do reloads cost? Reloads a model again and again, good and bad ones, while requests go on.
 
-    python benchmarks/reload.py --models models --reloads 50
+    python benchmarks/reload.py --reloads 50 --json benchmarks/results/reload.json
 
-Prints resident memory after the fifth and the last reload, the longest answer to a probe meanwhile (which tells whether the event loop
-stood still), and how many requests failed. Exits with 1 when memory grew by more than a tenth or a request failed.
+Tells resident memory after the fifth and the last reload, the longest answer to a probe meanwhile (which is how long the event loop stood
+still at most), and how many requests failed. Exits with 1 when memory grew by more than a tenth, a probe took longer than 100 ms, or a
+request failed.
 """
 
 import argparse
+import json
 import re
 import sys
 import threading
@@ -21,6 +23,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--models", default="models")
 parser.add_argument("--reloads", type=int, default=50)
 parser.add_argument("--picture", type=Path, default=Path("examples/cat.png"))
+parser.add_argument("--json", type=Path)
 arguments = parser.parse_args()
 picture, key = arguments.picture.read_bytes(), {"Authorization": "Bearer benchmark"}
 command = ("-m", "service", "serve", "--models-dir", arguments.models, "--port", "0", "--admin-keys", "benchmark")
@@ -71,6 +74,13 @@ with process(*command) as (server, address):
     time.sleep(1)
     last = resident(server.pid)
 growth = last / sizes[4] - 1
-print(f"resident after 5 reloads {sizes[4] / 1024:.1f} MB, after {arguments.reloads} {last / 1024:.1f} MB ({growth:+.1%})")
-print(f"slowest probe {slowest * 1000:.0f} ms; answers by status: {statuses}")
-sys.exit(0 if growth <= 0.1 and set(statuses) == {200} else 1)
+result = {
+    "reloads": arguments.reloads,
+    "memory_mb": {"after_5": round(sizes[4] / 1024, 1), "end": round(last / 1024, 1)},
+    "slowest_probe_ms": round(slowest * 1000, 1),
+    "answers": {str(status): count for status, count in sorted(statuses.items())},
+}
+print(json.dumps(result, indent=1))
+if arguments.json:
+    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+sys.exit(0 if growth <= 0.1 and slowest <= 0.1 and set(statuses) == {200} else "reloads cost too much")

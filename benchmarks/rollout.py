@@ -91,7 +91,7 @@ def start_nginx(folder: Path, replicas: list[Replica]) -> tuple[subprocess.Popen
     (folder / "nginx.conf").write_text(text)
     upstream = (NGINX / "upstream.conf").read_text()
     for host, replica in zip(("172.30.0.11:8000", "172.30.0.12:8000"), replicas, strict=True):
-        assert host in upstream, f"upstream.conf has no {host}"
+        assert upstream.count(host) == 2, f"upstream.conf does not have {host} twice"
         upstream = upstream.replace(host, f"127.0.0.1:{replica.port}")
     (folder / "upstream.conf").write_text(upstream)
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", f"daemon off; user {getpass.getuser()};"])
@@ -161,13 +161,20 @@ async def rolling_restart(replicas: list[Replica]) -> list[int]:
     return codes
 
 
-async def kill(replica: Replica) -> float:
-    """Gives when: nothing sent from then on may fail."""
+async def kill(replica: Replica) -> tuple[float, float]:
+    """Gives when, as time.monotonic and time.time tell it: nothing sent from then on may fail, and little be sent again."""
     assert replica.process
     replica.process.send_signal(signal.SIGKILL)
-    killed = time.monotonic()
+    killed = time.monotonic(), time.time()
     await asyncio.to_thread(replica.process.wait)
+    # Long enough for nginx to find out twice whether it is back.
+    await asyncio.sleep(10)
     return killed
+
+
+def sent_again(lines: list[dict[str, Any]]) -> list[float]:
+    """When those arrived that nginx sent to more than one replica, as time.time tells it."""
+    return [line["unix"] - line["seconds"] for line in lines if "," in line["upstream"]]
 
 
 async def rollout(folder: Path) -> dict[str, Any]:
@@ -191,11 +198,13 @@ async def rollout(folder: Path) -> dict[str, Any]:
                 before = len(log.read_text().splitlines())
                 result[name], said = await measured(load, happens())
                 lines = [json.loads(line) for line in log.read_text().splitlines()[before:]]
-                result[name]["retried"] = sum("," in line["upstream"] for line in lines)
+                result[name]["retried"] = len(sent_again(lines))
                 if name == "rolling restart":
                     result[name]["exit_codes"] = said
                 if name == "SIGKILL":
-                    result[name]["failed_later"] = sum(left > said and what != "200" for left, _, what in load.outcomes)
+                    monotonic, unix = said
+                    result[name]["failed_later"] = sum(left > monotonic and what != "200" for left, _, what in load.outcomes)
+                    result[name]["retried_seconds_after"] = sorted(round(arrived - unix, 3) for arrived in sent_again(lines))
                 print(name, json.dumps(result[name]))
     finally:
         for process in (nginx, *(replica.process for replica in replicas)):

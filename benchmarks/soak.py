@@ -1,13 +1,14 @@
 """Does it leak? Many requests, good, broken and abandoned ones, at a server of its own, whose memory and open files are watched.
 
-    python benchmarks/soak.py --requests 200000
+    python benchmarks/soak.py --requests 200000 --json benchmarks/results/soak.json
 
-The first tenth is warm-up. Exits with 1 when afterwards resident memory grew by more than 5 %, open files by more than the connections in
-use, or something was answered 500.
+The first tenth is warm-up. Exits with 1 when afterwards resident memory was ever more than 5 % above what it was then, open files grew by more
+than the connections in use, or something was answered 500.
 """
 
 import argparse
 import asyncio
+import json
 import re
 import sys
 import threading
@@ -23,6 +24,8 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--models", default="models")
 parser.add_argument("--requests", type=int, default=200_000)
 parser.add_argument("--connections", type=int, default=16)
+parser.add_argument("--json", type=Path)
+parser.add_argument("serve", nargs="*", help="after --: more arguments for `oodgate serve`")
 arguments = parser.parse_args()
 pictures = [path.read_bytes() for path in sorted(Path("examples").glob("*.png"))]
 BODIES = (*pictures * 10, pictures[0][:200], b"hello")
@@ -73,7 +76,7 @@ async def soak(url: httpx.URL, pid: int) -> tuple[Counter[int], list[tuple[float
     return statuses, samples
 
 
-command = ("-m", "service", "serve", "--models-dir", arguments.models, "--port", "0", "--log-format", "json")
+command = ("-m", "service", "serve", "--models-dir", arguments.models, "--port", "0", "--log-format", "json", *arguments.serve)
 with process(*command) as (server, address):
     assert server.stderr
     threading.Thread(target=lambda: [None for _ in server.stderr or ()], daemon=True).start()
@@ -82,7 +85,16 @@ with process(*command) as (server, address):
     statuses, samples = asyncio.run(soak(httpx.URL(address), server.pid))
     seconds = time.monotonic() - started
 memory, files = zip(*samples[len(samples) // 10 :], strict=True)
-print(f"{arguments.requests} requests in {seconds:.0f} s ({arguments.requests / seconds:.0f}/s), answers by status: {dict(sorted(statuses.items()))}")
-print(f"resident after warm-up {memory[0]:.1f} MB, at the end {memory[-1]:.1f} MB ({memory[-1] / memory[0] - 1:+.1%}), most {max(memory):.1f} MB")
-print(f"open files after warm-up {files[0]}, at the end {files[-1]}")
-sys.exit(0 if memory[-1] <= 1.05 * memory[0] and files[-1] <= files[0] + arguments.connections and not any(s >= 500 for s in statuses) else 1)
+result = {
+    "requests": arguments.requests,
+    "abandoned": arguments.requests - sum(statuses.values()),
+    "per_second": round(arguments.requests / seconds),
+    "answers": {str(status): count for status, count in sorted(statuses.items())},
+    "memory_mb": {"warm": round(memory[0], 1), "end": round(memory[-1], 1), "most": round(max(memory), 1)},
+    "open_files": {"warm": files[0], "end": files[-1]},
+}
+print(json.dumps(result, indent=1))
+if arguments.json:
+    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+leaks = max(memory) > 1.05 * memory[0] or files[-1] > files[0] + arguments.connections
+sys.exit("it leaks, or fails" if leaks or any(status >= 500 for status in statuses) else 0)

@@ -17,12 +17,12 @@ from service.settings import Settings
 
 
 @contextmanager
-def started(models_dir: Path, **settings: Any) -> Iterator[httpx.Client]:
+def started(models_dir: Path, port: int = 0, **settings: Any) -> Iterator[httpx.Client]:
     """A client of a server that listens, but may still be loading its models."""
     chosen = Settings(models_dir=models_dir, device="cpu", intra_op_threads=1, **settings)
     failures: list[BaseException] = []
     server = uvicorn.Server(configure(create_app(chosen, failures.append), chosen))
-    listener = listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", port)
     # A daemon, so that a crash of the tests cannot leave the process waiting for it.
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

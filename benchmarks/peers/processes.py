@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -27,12 +27,12 @@ def free_port() -> int:
 
 @contextmanager
 def started(command: Sequence[str], bundle: Path, body: bytes, headers: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The address and process id of a server that answers; ended with everything it started."""
+    """The address of a server that answers, and its port, by which all that it starts is known; ended with all of it."""
     port = free_port()
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}", "BUNDLE": str(bundle), "PORT": str(port)}
     with tempfile.TemporaryFile() as log:
         line = [part.format(port=port) for part in command]
-        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}/predict"
             patience = time.monotonic() + 180
@@ -41,14 +41,17 @@ def started(command: Sequence[str], bundle: Path, body: bytes, headers: Sequence
                     log.seek(0)
                     raise RuntimeError(f"{line} did not start:\n{log.read().decode()[-2000:]}")
                 time.sleep(0.3)
-            yield url, process.pid
+            yield url, port
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            process.terminate()
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
                 process.wait()
+            for folder in belonging(port):
+                with suppress(ProcessLookupError):
+                    os.kill(int(folder.name), signal.SIGKILL)
 
 
 def answers(url: str, body: bytes, headers: Sequence[str]) -> bool:
@@ -60,14 +63,20 @@ def answers(url: str, body: bytes, headers: Sequence[str]) -> bool:
         return False
 
 
-def memory_mb(group: int) -> float:
+def belonging(port: int) -> list[Path]:
+    """In /proc, a server's processes: whichever inherited its environment, for some leave its group and session."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"PORT={port}".encode() in file.read_bytes().split(b"\0"):
+                found.append(file.parent)
+    return found
+
+
+def memory_mb(port: int) -> float:
     """Resident memory of a server and all its processes, shared pages counted once."""
     total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getsid(int(folder.name)) == group:
-                rollup = (folder / "smaps_rollup").read_text()
-                total += int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
-        except (OSError, StopIteration):
-            continue
+    for folder in belonging(port):
+        with suppress(OSError, StopIteration):
+            total += int(next(line.split()[1] for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:")))
     return total / 1024
