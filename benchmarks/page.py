@@ -1,12 +1,16 @@
-"""The page of a reproduction, from its numbers alone: `python -m benchmarks.page benchmarks/results/cifar10.json`."""
+"""The page of a reproduction, from its numbers alone.
 
+python -m benchmarks.page benchmarks/results/cifar10.json                               # the page beside it
+python -m benchmarks.page s0.json s1.json --out benchmarks/results/cifar10.md           # runs of several commands on one page
+"""
+
+import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
+from benchmarks.reproduction import Reproduction, Run, auroc, join, spread
 from service.bundle.evaluation import Evaluation
 
 PAPER_WIDTH, PAPER_EPOCHS, PAPER_SEEDS = 64, 100, 3
@@ -40,59 +44,6 @@ PUBLISHED: dict[str, dict[str, tuple[float | None, float]]] = {
 PUBLISHED_ID = {"ce": (95.06, 3.3), "logitnorm": (94.30, 58.7), "elogitnorm": (95.11, 26.7)}
 
 
-class Run(BaseModel):
-    """One trained network: evaluated at its best validation accuracy, and after its last epoch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant: str
-    seed: int
-    seconds: float
-    best: Evaluation
-    last: Evaluation
-
-
-class Reproduction(BaseModel):
-    """What the page is written from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    command: str
-    code_version: str
-    hardware: str
-    width: int
-    epochs: int
-    runs: tuple[Run, ...]
-
-    def of(self, variant: str) -> list[Run]:
-        return [run for run in self.runs if run.variant == variant]
-
-    @property
-    def variants(self) -> list[str]:
-        return list(dict.fromkeys(run.variant for run in self.runs))
-
-    @property
-    def keys(self) -> list[str]:
-        return list(self.runs[0].best.postprocessors)
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± standard deviation (n - 1) of ratios, in %."""
-    percent = [100 * value for value in values]
-    mean = f"{statistics.mean(percent):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(percent):.{digits}f}" if len(percent) > 1 else mean
-
-
-def auroc(evaluation: Evaluation, key: str, group: str) -> float:
-    """Of one score; `both` is the mean of near and far."""
-    found = evaluation.postprocessors[key]
-    if group == "both":
-        return (auroc(evaluation, key, "near") + auroc(evaluation, key, "far")) / 2
-    entry = found.near if group == "near" else found.far
-    assert entry is not None
-    return entry.auroc
-
-
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
@@ -124,6 +75,31 @@ def identity(found: Reproduction) -> str:
         minutes = f"{statistics.mean(run.seconds for run in runs) / 60:.1f}"
         rows.append([f"`{variant}`", ours[0], accuracy, ours[1], ours[2], ece, minutes])
     return table(["loss", "accuracy", "published", "ECE as served", "ECE of softmax(f)", "published", "minutes a run"], rows)
+
+
+def essentials(found: Reproduction) -> str:
+    """What the README shows of it: accuracy, calibration, MSP, and the score with the best mean of near and far."""
+
+    def beside(ours: str, published: float | None) -> str:
+        return ours if published is None else f"{ours} ({published:.2f})"
+
+    rows = []
+    for variant in found.variants:
+        runs = found.of(variant)
+        near, far = PUBLISHED.get(variant, {}).get("msp", (None, None))
+        best = max(found.keys, key=lambda key: statistics.mean(auroc(run.best, key, "both") for run in runs))
+        rows.append(
+            [
+                f"`{variant}`",
+                beside(spread([run.best.accuracy for run in runs]), PUBLISHED_ID.get(variant, (None, None))[0]),
+                spread([run.best.ece for run in runs]),
+                beside(spread([auroc(run.best, "msp", "near") for run in runs]), near),
+                beside(spread([auroc(run.best, "msp", "far") for run in runs]), far),
+                f"`{best}` {' / '.join(spread([auroc(run.best, best, group) for run in runs]) for group in ('near', 'far'))}",
+            ]
+        )
+    headings = ["loss", "accuracy", "ECE as served", "near AUROC, MSP", "far* AUROC, MSP", "best score, near / far*"]
+    return f"{first_line(found)} Published in brackets.\n\n{table(headings, rows)}"
 
 
 def groups(found: Reproduction, variant: str) -> str:
@@ -184,10 +160,11 @@ def best_scores(found: Reproduction) -> str:
 
 
 def page(found: Reproduction) -> str:
+    commands = " and ".join(f"`{line}`" for line in found.command.splitlines())
     parts = [
         first_line(found),
         "# CIFAR-10 with three losses",
-        f"Written by `{found.command}`, code {found.code_version}. Numbers in %, mean ± standard deviation over seeds; OOD is positive.",
+        f"Written by {commands}, code {found.code_version}. Numbers in %, mean ± standard deviation over seeds; OOD is positive.",
         partial(found),
         "Trained on all 50,000 pictures with OpenOOD v1.5's split: 1,000 test pictures chose the checkpoint, the other 9,000 are the ID test set. "
         "Published: OpenOOD v1.5's leaderboard for `ce` and `logitnorm`, arXiv 2504.11434 for `elogitnorm` (its accuracy after 200 epochs).",
@@ -203,9 +180,23 @@ def page(found: Reproduction) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def write(found: Reproduction, file: Path) -> None:
+    """The page, and its numbers beside it as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".json").write_text(found.model_dump_json(indent=1) + "\n")
+    file.write_text(page(found))
+
+
 def main() -> None:
-    file = Path(sys.argv[1])
-    file.with_suffix(".md").write_text(page(Reproduction.model_validate_json(file.read_bytes())))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", type=Path, nargs="+", help="JSON that `benchmarks.reproduce` wrote")
+    parser.add_argument("--out", type=Path, help="the page; default: beside the first")
+    arguments = parser.parse_args()
+    try:
+        found = join([Reproduction.model_validate_json(file.read_bytes()) for file in arguments.numbers])
+    except (OSError, ValueError) as exc:
+        sys.exit(f"page: {exc}")
+    write(found, arguments.out or arguments.numbers[0].with_suffix(".md"))
 
 
 if __name__ == "__main__":

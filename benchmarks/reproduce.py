@@ -17,12 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.hardware import hardware
-from benchmarks.page import Reproduction, Run, page
+from benchmarks.page import write
+from benchmarks.reproduction import Reproduction, Run, without_places
 from service.bundle.evaluation import Evaluation
 from training import checkpoint
 from training.benchmarks import Targets, open_benchmark
@@ -32,7 +34,7 @@ from training.config import LossName, Recipe, TrainingError
 from training.evaluate import evaluate
 from training.losses import Loss
 from training.parts import open_parts
-from training.postprocessors import REGISTRY
+from training.postprocessors import EVALUATED_ONLY, REGISTRY
 from training.processes import Stopped
 from training.train import train
 
@@ -64,6 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument(
+        "--gradient-scores",
+        action=argparse.BooleanOptionalAction,
+        default=torch.cuda.is_available(),
+        help=f"evaluate {' and '.join(EVALUATED_ONLY)} too, four times as long as the network (default: where there is a GPU)",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--root", type=Path, default=Path("data"), help="where the sets lie (default data)")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of the runs (default runs/reproduce)")
@@ -85,20 +93,22 @@ def at_last(run: Path) -> Trained:
 
 
 def evaluated(run: Path, name: str, load: Callable[[Path], Trained], targets: Targets, keys: tuple[str, ...]) -> Evaluation:
-    """From the file that an earlier call left, or anew. Features of every set take gigabytes at full size and are not kept."""
+    """From the file that an earlier call for the same scores left, or anew. Features of every set take gigabytes at full size and are not kept."""
     file = run / f"evaluation-{name}.json"
-    if not file.exists():
-        with TemporaryDirectory(dir=run) as scratch:
-            found = evaluate(Path(scratch), load(run), targets, keys)
-        partial = file.with_suffix(".partial")
-        partial.write_text(found.model_dump_json(indent=1) + "\n")
-        partial.replace(file)
-    return Evaluation.model_validate_json(file.read_bytes())
+    if file.exists() and list((kept := Evaluation.model_validate_json(file.read_bytes())).postprocessors) == list(keys):
+        return kept
+    with TemporaryDirectory(dir=run) as scratch:
+        found = evaluate(Path(scratch), load(run), targets, keys)
+    partial = file.with_suffix(".partial")
+    partial.write_text(found.model_dump_json(indent=1) + "\n")
+    partial.replace(file)
+    return found
 
 
 def reproduce(arguments: argparse.Namespace, command: str) -> Reproduction:
     data = arguments.root / "cifar10"
     targets = open_benchmark("cifar10", arguments.root)
+    keys = (*REGISTRY, *(EVALUATED_ONLY if arguments.gradient_scores else ()))
     runs = []
     for seed in arguments.seeds:
         for variant in arguments.losses:
@@ -116,7 +126,7 @@ def reproduce(arguments: argparse.Namespace, command: str) -> Reproduction:
             folder = arguments.out / f"{variant}-w{arguments.width}-e{arguments.epochs}-s{seed}"
             print(f"--- {variant}, seed {seed}: {folder}", flush=True)
             train(recipe, folder, resume=True, loss=function)
-            best = evaluated(folder, "best", load_trained, targets, tuple(REGISTRY))
+            best = evaluated(folder, "best", load_trained, targets, keys)
             # Which checkpoint is better is asked of accuracy and MSP alone.
             last = evaluated(folder, "last", at_last, targets, ("msp",))
             runs.append(Run(variant=variant, seed=seed, seconds=seconds_trained(folder, len(open_parts(recipe).train)), best=best, last=last))
@@ -133,14 +143,12 @@ def reproduce(arguments: argparse.Namespace, command: str) -> Reproduction:
 def main() -> None:
     arguments = build_parser().parse_args()
     try:
-        found = reproduce(arguments, shlex.join(["python", "-m", "benchmarks.reproduce", *sys.argv[1:]]))
+        found = reproduce(arguments, without_places(shlex.join(["python", "-m", "benchmarks.reproduce", *sys.argv[1:]])))
     except Stopped as stop:
         sys.exit(f"{stop}: give the same command again")
     except TrainingError as exc:
         sys.exit(f"reproduce: {exc}")
-    arguments.page.parent.mkdir(parents=True, exist_ok=True)
-    arguments.page.with_suffix(".json").write_text(found.model_dump_json(indent=1) + "\n")
-    arguments.page.write_text(page(found))
+    write(found, arguments.page)
     print(f"written to {arguments.page}")
 
 

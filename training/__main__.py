@@ -144,7 +144,7 @@ def run_report(arguments: argparse.Namespace) -> None:
     page = Page(arguments.alpha, arguments.delta, arguments.beside, shlex.join(["oodgate-training", *arguments.argv]))
     out = arguments.out or arguments.run_folder / "report.html"
     targets = open_targets(arguments, trained.recipe)
-    report(arguments.run_folder, trained, targets, arguments.postprocessors or tuple(REGISTRY), page, out)
+    report(arguments.run_folder, trained, targets, keys(arguments.postprocessors) or tuple(REGISTRY), page, out)
     print(f"the report is {out}")
 
 

@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from service.bundle.preprocess import InputSpec
@@ -26,17 +25,18 @@ def extract(network: Classifier, source: Source, spec: InputSpec, what: str, ski
     network = network.eval().to(device)
     pictures = load(source, spec, what, skip_unreadable)
     pictures.move(device)
-    features: list[Tensor] = []
-    logits: list[Tensor] = []
+    # Filled in place: putting batches together at the end would take the memory of all of them twice.
+    features, logits = torch.empty(0), torch.empty(0)
     order = torch.arange(len(pictures)).split(BATCH)
     with tqdm(total=len(pictures), desc=what, unit="image", leave=False, disable=None) as bar:
-        for images, _ in pictures.batches(order):
+        for rows, (images, _) in zip(order, pictures.batches(order), strict=True):
             some_features, some_logits = network(images)
-            features.append(some_features.float().cpu())
-            logits.append(some_logits.float().cpu())
+            if len(features) == 0:
+                features, logits = (torch.empty(len(pictures), some.shape[1]) for some in (some_features, some_logits))
+            features[rows], logits[rows] = some_features.float().cpu(), some_logits.float().cpu()
             bar.update(len(images))
     network.cpu()
-    return Outputs(torch.cat(features), torch.cat(logits), pictures.labels.cpu().clone())
+    return Outputs(features, logits, pictures.labels.cpu().clone())
 
 
 class FeatureCache:

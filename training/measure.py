@@ -16,7 +16,7 @@ from training.config import TrainingError
 from training.evaluate import Fitted, conclude, fit, score, summarise
 from training.features import FeatureCache
 from training.parts import open_parts
-from training.postprocessors import Outputs
+from training.postprocessors import EVALUATED_ONLY, Outputs
 
 Array = NDArray[Any]
 
@@ -43,6 +43,9 @@ class Measured:
 
 def measure(run: Path, trained: Trained, targets: Targets, keys: Sequence[str]) -> Measured:
     """Takes seconds after an evaluation, whose features it finds. Without a calibration part, n is 0."""
+    for key in keys:
+        if key in EVALUATED_ONLY:
+            raise TrainingError(f"{key} needs the gradient with respect to the picture, a report is drawn from features: it can only be evaluated")
     if not targets.sources:
         raise TrainingError("there is no OOD set to report on; give --benchmark, --near or --far")
     cache, parts = FeatureCache(run, trained), open_parts(trained.recipe)

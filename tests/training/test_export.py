@@ -64,6 +64,7 @@ def test_a_version_is_never_overwritten_and_the_next_is_one_more(bundle_folder: 
     [
         ({"postprocessors": ("msp", "nonsense")}, "'nonsense' is not known"),
         ({"postprocessors": ("mls",)}, "'msp' is not among mls"),
+        ({"postprocessors": ("msp", "odin")}, "odin needs the gradient with respect to the picture, .* can only be evaluated"),
         ({"postprocessors": ("msp", "iodin")}, "iodin needs the gradient with respect to the picture, .* can only be evaluated"),
         ({"alpha": 0.01, "postprocessors": ("msp",)}, "needs at least 299 calibration pictures, .* leaves 60"),
     ],

@@ -90,6 +90,17 @@ def test_the_hardest_pictures_are_the_strangest_good_ones_and_the_most_usual_oth
     assert [picture.p_value for picture in mixtures.thumbnails] == sorted((picture.p_value or 0 for picture in mixtures.thumbnails), reverse=True)
 
 
+def test_a_report_takes_scores_separated_by_commas(trained_run: Path, mixtures: Path, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    main(["report", str(trained_run), "--far", f"mixtures={mixtures}", "--postprocessors", "msp,mls", "ebo", "--out", str(file)])
+    assert re.findall(r'<button data-choose="(\w+)">', file.read_text()) == ["msp", "mls", "ebo"]
+
+
+def test_a_gradient_score_is_not_reported(trained_run: Path, mixtures: Path) -> None:
+    with pytest.raises(SystemExit, match=r"odin needs the gradient .* a report is drawn from features: it can only be evaluated"):
+        main(["report", str(trained_run), "--far", f"mixtures={mixtures}", "--postprocessors", "odin"])
+
+
 def test_a_report_needs_an_ood_set(trained_run: Path) -> None:
     with pytest.raises(SystemExit, match="no OOD set to report on; give --benchmark"):
         main(["report", str(trained_run)])

@@ -5,11 +5,15 @@ from torch import Tensor
 
 
 def balanced_rows(labels: Tensor, size: int) -> Tensor:
-    """About `size` rows of labels (N,), the same number of each class as far as it has them, drawn by a fixed seed."""
-    classes = labels.unique()
-    each = max(1, size // len(classes))
+    """About `size` rows of labels (N,), the same number of each class as far as it has them, drawn by a fixed seed.
+
+    Class after class, in the order of their labels.
+    """
+    counts = labels.unique(return_counts=True)[1]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return torch.cat([order[labels[order] == label][:each] for label in classes])
+    by_class = order[labels[order].argsort(stable=True)]
+    place = torch.arange(len(labels)) - (counts.cumsum(dim=0) - counts).repeat_interleave(counts)
+    return by_class[place < max(1, size // len(counts))]
 
 
 def unit_length(features: Tensor) -> Tensor:

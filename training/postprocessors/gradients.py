@@ -4,13 +4,14 @@ An exported graph runs forward only. These run the network twice and once backwa
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.networks import Classifier
+if TYPE_CHECKING:
+    from training.networks import Classifier
 
 
 class GradientScore:
@@ -22,7 +23,7 @@ class GradientScore:
     key: ClassVar[str]
     sweep: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
-    def __call__(self, network: Classifier, images: Tensor) -> Tensor:
+    def __call__(self, network: "Classifier", images: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -39,7 +40,7 @@ class Odin(GradientScore):
         self.temperature = temperature
         self.noise = noise
 
-    def __call__(self, network: Classifier, images: Tensor) -> Tensor:
+    def __call__(self, network: "Classifier", images: Tensor) -> Tensor:
         with torch.inference_mode(mode=False), torch.enable_grad():
             pixels = images.detach().float().requires_grad_()
             logits = network(pixels)[1]
@@ -50,7 +51,7 @@ class Odin(GradientScore):
             moved = pixels - 255 * self.noise * self.direction(network, gradient)
             return -(network(moved)[1].double() / self.temperature).softmax(dim=1).amax(dim=1)
 
-    def direction(self, network: Classifier, gradient: Tensor) -> Tensor:
+    def direction(self, network: "Classifier", gradient: Tensor) -> Tensor:
         """Where each pixel value is moved from, -1, 0 or 1: (N, H, W, 3)."""
         return gradient.sign()
 
@@ -60,7 +61,7 @@ class Iodin(Odin):
 
     key = "iodin"
 
-    def direction(self, network: Classifier, gradient: Tensor) -> Tensor:
+    def direction(self, network: "Classifier", gradient: Tensor) -> Tensor:
         size = (gradient * network.std.view(3)).abs().flatten(1)
         chosen = torch.zeros_like(size).scatter(1, size.argmax(dim=1, keepdim=True), 1.0)
         return gradient.sign() * chosen.view_as(gradient)

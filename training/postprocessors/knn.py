@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from training.postprocessors.bank import balanced_rows, unit_length
@@ -40,8 +38,12 @@ class Knn(Postprocessor):
         each = max(1, self.bank // len(classes)) if self.bank else max(4, ONE_THREAD // train.features.shape[1] // len(classes))
         # As many of a class as k-means has use for; all of a large set would take its memory again.
         sample = balanced_rows(train.labels, SAMPLE * len(classes))
-        rows = [sample[train.labels[sample] == label] for label in classes]
-        bank = torch.cat([prototypes(unit_length(train.features[chosen]), each) for chosen in rows])
+        rows = sample.split(train.labels[sample].unique(return_counts=True)[1].tolist())
+        # Filled in place: small tensors kept between the large ones of each class would leave holes all over the heap.
+        bank = torch.empty(sum(min(each, len(chosen)) for chosen in rows), train.features.shape[1])
+        parts = bank.split([min(each, len(chosen)) for chosen in rows])
+        for part, chosen in zip(parts, rows, strict=True):
+            part.copy_(prototypes(unit_length(train.features[chosen]), each))
         if len(bank) < self.k:
             raise ValueError(f"knn needs at least k = {self.k} prototypes, the bank has {len(bank)}")
         self.register_buffer("rows", bank.T.contiguous())
@@ -54,6 +56,9 @@ class Knn(Postprocessor):
 
 def prototypes(unit: Tensor, count: int) -> Tensor:
     """At most `count` unit-length centres of unit-length rows (N, D), by k-means from a fixed seed."""
+    from sklearn.cluster import KMeans  # 90 MB that no other score needs
+    from sklearn.exceptions import ConvergenceWarning
+
     if len(unit) <= count:
         return unit
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK = 4096
+CHUNK = 512
 
 
 class ClassMeans(NamedTuple):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from training.postprocessors.base import Outputs, Postprocessor
 from training.postprocessors.gen import all_but_self
 from training.postprocessors.knn import Knn
+from training.postprocessors.moments import CHUNK
 
 KNOTS = 32
 
@@ -55,8 +56,9 @@ class MspKnn(Postprocessor):
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
         self.knn.fit(train, validation, head)
         self.register_buffer("others", all_but_self(head.out_features))
-        self.msp_surprise.fit(self.log_odds(validation.logits))
-        self.knn_surprise.fit(self.knn(validation.features, validation.logits))
+        parts = list(zip(validation.features.split(CHUNK), validation.logits.split(CHUNK), strict=True))
+        self.msp_surprise.fit(torch.cat([self.log_odds(logits) for _, logits in parts]))
+        self.knn_surprise.fit(torch.cat([self.knn(features, logits) for features, logits in parts]))
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         return self.msp_surprise(self.log_odds(logits)) + self.knn_surprise(self.knn(features, logits))

@@ -32,7 +32,8 @@ class Neco(Postprocessor):
         deviation = spread.diagonal().sqrt()
         # A feature that never varies is left as it is, as scikit-learn's scaler does.
         deviation = torch.where(deviation > 0, deviation, 1.0)
-        components = torch.linalg.eigh(spread / deviation / deviation[:, None]).eigenvectors[:, -dim:]
+        correlation = spread.div_(deviation).div_(deviation[:, None])
+        components = torch.linalg.eigh(correlation).eigenvectors[:, -dim:]
         self.register_buffer("mean", centre.float())
         self.register_buffer("deviation", deviation.float())
         self.register_buffer("components", components.float())

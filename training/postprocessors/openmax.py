@@ -1,7 +1,6 @@
 """OpenMax. Bendale and Boult, Towards Open Set Deep Networks, CVPR 2016, arXiv 1511.06233."""
 
 import torch
-from scipy.stats import gumbel_l
 from torch import Tensor, nn
 
 from training.postprocessors.base import Outputs, Postprocessor
@@ -30,6 +29,8 @@ class Openmax(Postprocessor):
         self.alpha = alpha
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
+        from scipy.stats import gumbel_l  # 60 MB that no other score needs
+
         classes = head.out_features
         means, locations, spreads = torch.zeros(classes, classes), torch.full((classes,), UNSEEN), torch.ones(classes)
         right = train.logits.argmax(dim=1) == train.labels

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 
 
 def percentile(values: Tensor, percent: float) -> Tensor:

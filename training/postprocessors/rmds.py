@@ -24,10 +24,13 @@ class Rmds(Postprocessor):
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
         classes = class_means(train.features, train.labels)
-        means = classes.means - classes.overall
         covariance = within_classes(train.features, classes)
-        within, overall = precision(covariance), precision(covariance + between_classes(classes))
-        values, vectors = torch.linalg.eigh(within - overall)
+        # In place, because each of these matrices is 34 MB for 2048 features, and finding eigenvectors takes four more.
+        overall = precision(covariance + between_classes(classes))
+        within = precision(covariance)
+        del covariance
+        values, vectors = torch.linalg.eigh(overall.neg_().add_(within))
+        means = classes.means - classes.overall
         # More than C - 1, and some below zero, only where there are too few features for a covariance of full rank.
         kept = values.abs() > 1e-9 * values.abs().max()
         self.register_buffer("mean", classes.overall.float())

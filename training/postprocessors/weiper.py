@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from training.postprocessors.base import Outputs, Postprocessor
 
-CHUNK = 512
+ROWS, VALUES = 512, 1 << 21
 FLOOR, FLOOR_PERTURBED = 0.01, 0.025
 
 
@@ -98,12 +98,15 @@ class Weiper(Postprocessor):
         self.of_logits = Histogram(bins, smoothing_perturbed, FLOOR_PERTURBED)
 
     def fit(self, train: Outputs, validation: Outputs, head: nn.Linear) -> None:
-        weight = head.weight.detach().repeat(self.repeats, 1)
-        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-        weight += self.distance * weight.norm(dim=1, keepdim=True) * noise / noise.norm(dim=1, keepdim=True)
-        self.register_buffer("weight", weight.T.contiguous())
+        weight, generator = head.weight.detach(), torch.Generator().manual_seed(0)
+        length, heads = self.distance * weight.norm(dim=1, keepdim=True), torch.empty(weight.shape[1], self.repeats * len(weight))
+        # One head after the other: of a thousand classes they take 800 MB together.
+        for head_weight in heads.split(len(weight), dim=1):
+            noise = torch.randn(weight.shape, generator=generator)
+            head_weight.copy_((weight + length * noise / noise.norm(dim=1, keepdim=True)).T)
+        self.register_buffer("weight", heads)
         self.register_buffer("bias", head.bias.detach().repeat(self.repeats))
-        parts = train.features.split(CHUNK)
+        parts = train.features.split(max(1, min(ROWS, VALUES // len(self.bias))))
         self.of_features.fit(lambda: parts)
         self.of_logits.fit(lambda: (self.perturbed(part) for part in parts))
 
