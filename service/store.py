@@ -4,6 +4,7 @@ import importlib
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,7 +70,12 @@ class FolderStore:
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+            path = self.folder / name
+            path.unlink(missing_ok=True)
+            # Folders that are empty now go too.
+            with suppress(OSError):
+                while (path := path.parent) != self.folder:
+                    path.rmdir()
 
 
 class UrlStore:
@@ -103,4 +109,7 @@ class UrlStore:
             try:
                 self.files.rm(paths)
             except FileNotFoundError:
-                return
+                # Some protocols stop at the first that has gone.
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        self.files.rm_file(path)
