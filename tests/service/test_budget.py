@@ -1,5 +1,5 @@
 import random
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from hypothesis import given
@@ -65,7 +65,7 @@ def test_what_a_day_keeps_depends_on_keys_alone_not_on_their_order(coming: list[
     shuffler.shuffle(entries)
     assert filled(Ledger(4, 9, 10**6), entries) == kept
     best = [sorted((entry for entry in entries if entry.label == label), key=lambda entry: entry.key)[:4] for label in ("cat", "dog", "bird")]
-    assert kept == set(sorted(sum(best, []), key=lambda entry: entry.key)[:9])
+    assert kept == set(sorted(chain.from_iterable(best), key=lambda entry: entry.key)[:9])
 
 
 @given(keys)
