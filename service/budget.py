@@ -73,6 +73,11 @@ class Held:
         return [self.partial] if self.partial else [f"{stem}.json", f"{stem}.png"]
 
 
+def named(groups: tuple[str, ...], nbytes: int) -> Held:
+    model, day, kind, label, time, key = groups
+    return Held(model, day, kind, label, time, int(key, 16), nbytes)
+
+
 Shelf = tuple[str, str, str]
 
 
@@ -87,19 +92,22 @@ class Ledger:
         # Day, model, kind -> class -> by key, ascending.
         self.shelves: dict[Shelf, dict[str, list[Held]]] = {}
 
-    def read(self, sizes: dict[str, int]) -> None:
-        """Begins anew with the files that a place has. Those with other names are nobody's business here."""
+    def read(self, files: Iterable[tuple[str, int]]) -> None:
+        """Begins anew with the files that a place has, and their bytes. Those with other names are nobody's business here."""
         self.nbytes = 0
         self.shelves.clear()
-        found: dict[tuple[str, ...], int] = {}
-        for name, nbytes in sizes.items():
+        halves: dict[tuple[str, ...], int] = {}
+        for name, nbytes in files:
             if match := NAME.fullmatch(name):
-                found[match.groups()] = found.get(match.groups(), 0) + nbytes
+                if (other := halves.pop(match.groups(), None)) is None:
+                    halves[match.groups()] = nbytes
+                else:
+                    self.add(named(match.groups(), nbytes + other))
             elif match := PARTIAL.fullmatch(name):
                 model, day, kind, label = match.groups()
                 self.add(Held(model, day, kind, label, "235959", KEYS, nbytes, name))
-        for (model, day, kind, label, time, key), nbytes in found.items():
-            self.add(Held(model, day, kind, label, time, int(key, 16), nbytes))
+        for groups, nbytes in halves.items():
+            self.add(named(groups, nbytes))
 
     def add(self, held: Held) -> None:
         insort(self.shelves.setdefault((held.day, held.model, held.kind), {}).setdefault(held.label, []), held, key=by_key)

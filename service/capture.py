@@ -12,12 +12,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -32,10 +32,12 @@ from service.settings import Settings, WrongSetting
 from service.store import FolderStore, NoStore, Store, open_store
 from service.verdict import Choice, Verdict
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 MINUTE = 60.0
 # Others may write there too, and what they wrote counts.
 LIST_SECONDS = 600.0
+PAUSE_EVERY = 200
 # Of the pictures that wait, in memory, for each model and kind.
 WAITING_BYTES = 32 * 2**20
 STOP_SECONDS = 5.0
@@ -144,7 +146,7 @@ class Capture:
     def tidy(self) -> None:
         """Removes what is too old or too much, whoever wrote it."""
         if time.monotonic() - self.listed_at >= LIST_SECONDS:
-            self.ledger.read(self.store.sizes())
+            self.ledger.read(unhurried(self.store.sizes().items()))
             self.listed_at = time.monotonic()
             self.remove(self.ledger.excess())
         limit = datetime.fromtimestamp(time.time() - self.ttl_seconds, UTC)
@@ -175,6 +177,14 @@ class Capture:
         if going:
             self.store.remove(name for held in going for name in held.names)
             self.ledger.drop(going)
+
+
+def unhurried(items: Iterable[T]) -> Iterator[T]:
+    """A thread that computes for a second would make the event loop wait 5 ms each time it is woken."""
+    for place, item in enumerate(items, start=1):
+        yield item
+        if place % PAUSE_EVERY == 0:
+            time.sleep(0.001)
 
 
 def open_capture(settings: Settings, metrics: Metrics) -> Capture | None:

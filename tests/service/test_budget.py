@@ -73,7 +73,7 @@ def test_two_servers_that_share_a_place_end_with_what_one_would_have_kept(coming
     entries = [held(key, label) for key, label in coming]
     first, second = (filled(Ledger(4, 9, 10**6), half) for half in (entries[::2], entries[1::2]))
     together = Ledger(4, 9, 10**6)
-    together.read(sizes(first | second))
+    together.read(sizes(first | second).items())
     together.drop(together.excess())
     assert filled(together, []) == filled(Ledger(4, 9, 10**6), entries)
 
@@ -110,20 +110,21 @@ def test_a_picture_larger_than_all_that_is_allowed_drives_nothing_out() -> None:
 def test_a_smaller_budget_than_before_is_kept_at_once() -> None:
     entries = {held(key, label) for key in range(10) for label in ("cat", "dog")}
     ledger = Ledger(3, 100, 10**6)
-    ledger.read(sizes(entries))
+    ledger.read(sizes(entries).items())
     assert {entry.key for entry in entries - set(ledger.excess())} == {0, 1, 2}
 
 
 def test_files_that_are_not_ours_are_neither_counted_nor_removed() -> None:
     ledger = Ledger(1, 1, 1)
-    ledger.read({"notes.txt": 10**9, "tiny/2026-01-31/rejected/cat/holiday.png": 10**9, f"tiny/{DAY}/other/cat/120000-{5:016x}.png": 5})
+    files = {"notes.txt": 10**9, f"tiny/{DAY}/rejected/cat/holiday.png": 10**9, f"tiny/{DAY}/other/cat/120000-{5:016x}.png": 5}
+    ledger.read(files.items())
     assert (ledger.nbytes, ledger.excess(), ledger.before("2030-01-01", "000000")) == (0, [], [])
 
 
 def test_what_a_killed_process_left_half_written_goes_first() -> None:
     ledger = Ledger(2, 2, 10**6)
     partial = f"tiny/{DAY}/rejected/cat/.partial-0a1b2c3d"
-    ledger.read(sizes({held(5), held(6)}) | {partial: 7})
+    ledger.read((sizes({held(5), held(6)}) | {partial: 7}).items())
     assert ledger.nbytes == 27
     assert [entry.names for entry in ledger.excess()] == [[partial]]
 
