@@ -139,7 +139,7 @@ class Capture:
                 self.count[candidate.kind, "failed"].inc()
             if time.monotonic() - self.complained_at >= MINUTE:
                 self.complained_at = time.monotonic()
-                reason = (isinstance(exc, OSError) and exc.strerror) or f"{type(exc).__name__}: {exc}"
+                reason = (exc.strerror or str(exc)) if isinstance(exc, OSError) else f"{type(exc).__name__}: {exc}"
                 log.error("capture: %d pictures were lost: %s", len(waiting), " ".join(reason.split())[:300])
         self.metrics.capture_bytes.set(self.ledger.nbytes)
 

@@ -329,7 +329,7 @@ def test_a_server_whose_disk_is_full_answers_on_and_stops(models_dir: Path, full
 
 
 def test_a_store_that_nobody_answers_for_delays_neither_requests_nor_for_long_the_stop(
-    models_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reach(monkeypatch, "http://127.0.0.1:9")
     with serving(models_dir, capture_dir="s3://pictures/kept") as client:
@@ -339,6 +339,8 @@ def test_a_store_that_nobody_answers_for_delays_neither_requests_nor_for_long_th
         assert time.monotonic() - begun < 5
         stopping = time.monotonic()
     assert time.monotonic() - stopping < 8
+    assert main(["replay", "--models-dir", str(models_dir), "--candidate-alpha", "0.1", "s3://pictures/kept"]) == 1
+    assert "s3://pictures/kept cannot be listed: EndpointConnectionError: Could not connect" in capsys.readouterr().err
     lines = [record.getMessage() for record in caplog.records if record.name == "service.capture"]
     assert 1 <= len(lines) <= 2
     S3FileSystem.clear_instance_cache()
