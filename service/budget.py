@@ -53,7 +53,8 @@ class Window(Generic[T]):
         return [self.found[key][0] for key in sorted(self.found)]
 
 
-@dataclass(frozen=True)
+# There may be tens of thousands.
+@dataclass(frozen=True, slots=True)
 class Held:
     """A picture and its sidecar, as their name tells. `day` and `time`: UTC, as 2026-01-31 and 235959."""
 
