@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, nullcontext
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,6 +10,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__, errors
+from service.capture import open_capture
 from service.context import Context, Drain
 from service.decoder import Decoder
 from service.envelope import Envelope
@@ -23,6 +24,7 @@ from service.schemas import Problem
 from service.settings import Settings
 from service.states import States
 from service.tracing import open_tracer
+from service.watch import Watch
 
 PREDICT = Route("/predict", predict.predict, methods=["POST"])
 
@@ -56,10 +58,11 @@ class Application(FastAPI):
 def create_app(settings: Settings, on_start_failure: Callable[[BaseException], None]) -> FastAPI:
     """The application. It answers probes at once and loads its models meanwhile.
 
-    on_start_failure: called when they cannot be served; it must end the process. Raises WrongSetting for a file of keys, or a
-    state_dir, that is no good.
+    on_start_failure: called when they cannot be served; it must end the process. Raises WrongSetting for a file of keys, a state_dir
+    or a capture_dir that is no good.
     """
-    metrics, keys, drain, tracer, states = Metrics(), Keys(settings), Drain(), open_tracer(), States(settings.state_dir)
+    metrics, keys, drain, tracer = Metrics(), Keys(settings), Drain(), open_tracer()
+    capture, states = open_capture(settings, metrics), States(settings.state_dir)
 
     async def work(repository: Repository) -> None:
         await repository.load()
@@ -72,9 +75,10 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with closing(states):
-            async with Repository(settings, metrics, states) as repository:
+            async with capture or nullcontext(), Repository(settings, metrics, states) as repository:
                 with Decoder(cpu_quota(), settings.max_image_pixels) as decoder:
-                    app.state.context = Context(settings, metrics, repository, decoder, keys, drain, Recent(settings.feedback_requests))
+                    recent: Recent[Watch] = Recent(settings.feedback_requests)
+                    app.state.context = Context(settings, metrics, repository, decoder, keys, drain, recent, capture)
                     working = asyncio.create_task(work(repository))
                     working.add_done_callback(report)
                     yield

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from service.capture import Capture
 from service.decoder import Decoder
 from service.feedback import Recent
 from service.keys import Keys
@@ -32,6 +33,7 @@ class Context:
     keys: Keys
     drain: Drain
     recent: Recent[Watch]
+    capture: Capture | None
 
     def check_ready(self) -> None:
         """Raises NotReady while models are loaded for the first time, and once the process is draining."""

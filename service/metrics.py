@@ -62,6 +62,10 @@ class Metrics:
         self.model_info = gauge("model_info", "1 for every loaded model", "model", "version", "sha256")
         self.provider_info = gauge("provider_info", "1 for what onnxruntime really runs on", "provider", "device")
         self.model_loads = counter("model_loads_total", "Attempts to load a model", "model", "result")
+        self.capture = counter(
+            "capture_total", "Rejected images, and accepted ones drawn as control, by whether they were captured", "kind", "result"
+        )
+        self.capture_bytes = gauge("capture_bytes", "Bytes that capture_dir holds, found or written")
         self.p_values = PValues()
         registry.register(self.p_values)
         # Of each version: the gauges that go when it does.

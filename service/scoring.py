@@ -72,7 +72,11 @@ def expand(paths: Sequence[str]) -> list[str]:
 
 def pictures_below(path: str) -> Iterator[str]:
     if is_url(path) and PurePosixPath(path).suffix.lower() not in SUFFIXES:
-        yield from (f"{path.rstrip('/')}/{name}" for name in sorted(open_store(path).sizes()) if PurePosixPath(name).suffix.lower() in SUFFIXES)
+        try:
+            names = sorted(open_store(path).sizes())
+        except OSError as exc:
+            raise NoPictures(f"{path} cannot be listed: {exc.strerror or exc}") from exc
+        yield from (f"{path.rstrip('/')}/{name}" for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES)
     elif path != STANDARD_INPUT and not is_url(path) and Path(path).is_dir():
         yield from (str(found) for found in sorted(Path(path).rglob("*")) if found.suffix.lower() in SUFFIXES and found.is_file())
     else:

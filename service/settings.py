@@ -114,6 +114,40 @@ class Settings(BaseSettings):
         le=10_000_000,
         description="Latest requests that feedback may name, about 300 bytes each. Your requests per second times the seconds until feedback comes.",
     )
+    capture_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder or URL (s3://bucket/folder, with the extra capture) for rejected pictures and a control sample of accepted ones. "
+        "None: no picture is ever kept. Think of whose pictures they are.",
+    )
+    capture_control_share: float = Field(
+        0.01, ge=0, le=1, description="Share of accepted pictures that is captured as well, to hold the rejected ones against. 0: none."
+    )
+    capture_per_minute: int = Field(
+        20,
+        ge=1,
+        le=10_000,
+        description="Most pictures captured in a minute, a random choice of that minute's; as many control ones again, and each model apart. "
+        "As many as may be encoded: a large photograph takes a second of a CPU.",
+    )
+    capture_per_day: int = Field(
+        1000, ge=1, le=1_000_000, description="As capture_per_minute, of a day (UTC): a random choice of it all. As many as you will look at."
+    )
+    capture_per_class: int = Field(
+        200,
+        ge=1,
+        le=1_000_000,
+        description="Of those, most of one predicted class, so that no class takes the day. From capture_per_day on: no limit.",
+    )
+    capture_max_bytes: int = Field(
+        2**30, ge=2**16, le=2**50, description="Most bytes in capture_dir; the oldest days go first. It holds over restarts. What you will pay for."
+    )
+    capture_ttl_days: float = Field(
+        30,
+        gt=0,
+        le=36_500,
+        description="Age at which captured pictures are removed, earlier processes' too, while a server runs. What your privacy rules say.",
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Keys, separated by commas, that open all but probes, metrics and documentation. None: open to all, as behind a gateway."
     )

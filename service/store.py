@@ -3,7 +3,8 @@
 import importlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ class NoStore(Exception):
 
 
 class Store(Protocol):
-    """Files by name, slashes between the parts of a name. Every method raises OSError, or what the protocol's library raises."""
+    """Files by name, slashes between the parts of a name. Every method raises OSError."""
 
     def write(self, name: str, data: bytes) -> None:
         """All of it or, where it fails, nothing."""
@@ -69,7 +70,12 @@ class FolderStore:
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+            path = self.folder / name
+            path.unlink(missing_ok=True)
+            # Folders that are empty now go too.
+            with suppress(OSError):
+                while (path := path.parent) != self.folder:
+                    path.rmdir()
 
 
 class UrlStore:
@@ -86,21 +92,39 @@ class UrlStore:
             raise NoStore(f"{url} cannot be opened: {exc}") from None
 
     def write(self, name: str, data: bytes) -> None:
-        self.files.pipe_file(f"{self.root}/{name}", data)
+        with os_errors():
+            self.files.pipe_file(f"{self.root}/{name}", data)
 
     def read(self, name: str) -> bytes:
-        data: bytes = self.files.cat_file(f"{self.root}/{name}")
+        with os_errors():
+            data: bytes = self.files.cat_file(f"{self.root}/{name}")
         return data
 
     def sizes(self) -> dict[str, int]:
         # What another process wrote is not in the cache of listings.
-        self.files.invalidate_cache()
-        found = self.files.find(self.root, detail=True)
+        with os_errors():
+            self.files.invalidate_cache()
+            found = self.files.find(self.root, detail=True)
         return {path.removeprefix(self.root).lstrip("/"): int(entry["size"] or 0) for path, entry in found.items()}
 
     def remove(self, names: Iterable[str]) -> None:
         if paths := [f"{self.root}/{name}" for name in names]:
-            try:
-                self.files.rm(paths)
-            except FileNotFoundError:
-                return
+            with os_errors():
+                try:
+                    self.files.rm(paths)
+                except FileNotFoundError:
+                    # Some protocols stop at the first that has gone.
+                    for path in paths:
+                        with suppress(FileNotFoundError):
+                            self.files.rm_file(path)
+
+
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """Every protocol's library has exceptions of its own."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as exc:
+        raise OSError(f"{type(exc).__name__}: {exc}") from exc

@@ -115,7 +115,7 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
     probabilities, scores = await classify(request, model, images, arrived, deadline)
     inferred = time.monotonic()
     verdict = model.judge(probabilities, scores, choice)
-    count(request, model, choice, verdict, probabilities, scores)
+    count(request, model, choice, verdict, probabilities, scores, images)
     about = {
         "model_name": model.name,
         "model_version": str(model.version),

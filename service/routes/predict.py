@@ -99,7 +99,7 @@ async def answer(request: Request, model: Model, question: Question, deadline: f
     probabilities, scores = await classify(request, model, uploads, arrived, deadline)
     inferred = time.monotonic()
     verdict = model.judge(probabilities, scores, choice)
-    count(request, model, choice, verdict, probabilities, scores)
+    count(request, model, choice, verdict, probabilities, scores, uploads)
     found = model.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
     headers = {"X-OOD-Rejected": "true" if found["predictions"][0]["ood"]["rejected"] else "false"} if len(uploads) == 1 else None
     response = Response(to_json(found), 200, headers, "application/json")
