@@ -43,7 +43,7 @@ class Metrics:
         self.drift_log_e_value = gauge(
             "drift_log_e_value", "Evidence that more than alpha is rejected, as a natural logarithm", "model", together="liveall"
         )
-        self.drift_alarm = gauge("drift_alarm", "1 from when the evidence reached ln 100 until it is acknowledged", "model")
+        self.drift_alarm = gauge("drift_alarm", "1 from when the evidence reached ln 100 until it is acknowledged", "model", together="liveall")
         self.prevalence = gauge("ood_prevalence_ratio", "At least what share of the latest images is OOD, estimated", "model", together="liveall")
         self.prevalence_error = gauge("ood_prevalence_standard_error_ratio", "Standard error of that share", "model", together="liveall")
         by_version = ("model", "version")

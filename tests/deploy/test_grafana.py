@@ -19,6 +19,7 @@ from tests.servers import serving
 FOLDER = DEPLOY / "grafana"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (FOLDER / "dashboards").glob("*.json")}
 PANELS = {f"{name}: {panel['title']}": panel for name, dashboard in DASHBOARDS.items() for panel in dashboard["panels"]}
+KS = "ood: Distance of the p-values from good traffic's (not sequentially valid)"
 PNG = {"Content-Type": "image/png"}
 
 
@@ -67,7 +68,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
             # Until every panel has something to show, or the tests below say which has not.
             while time.monotonic() < patience:
                 for content in (*pictures, pictures[0][:100]):
-                    server.post("/predict", content=content, headers=PNG)
+                    answer = server.post("/predict", content=content, headers=PNG)
+                    server.post("/feedback", json={"request_id": answer.headers["X-Request-ID"], "was_ood": content == pictures[1]})
                 if all(ask(client, target["expr"]) for panel in PANELS.values() for target in panel["targets"]):
                     break
             yield client
@@ -85,6 +87,19 @@ def test_a_panel_shows_something(prometheus: httpx.Client, panel: dict[str, Any]
 def test_the_rejects_of_a_picture_that_is_no_class_are_seen(prometheus: httpx.Client) -> None:
     [ratio] = ask(prometheus, PANELS["ood: Rejected now"]["targets"][0]["expr"])
     assert float(ratio["value"][1]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_distance_from_good_traffic_is_that_of_the_p_values(prometheus: httpx.Client) -> None:
+    """Half of the p-values are the cat's 0.26 and half at most 0.01, where good traffic has one in a hundred: they are 0.7 apart at 0.3."""
+    distance, limit = (ask(prometheus, target["expr"]) for target in PANELS[KS]["targets"])
+    assert float(distance[0]["value"][1]) == pytest.approx(0.7, abs=0.02)
+    assert 0.02 < float(limit[0]["value"][1]) < 0.5
+
+
+def test_the_alarm_reaches_the_dashboard_and_prometheus_alerts(prometheus: httpx.Client) -> None:
+    [alarm] = ask(prometheus, PANELS["ood: Drift alarm"]["targets"][0]["expr"])
+    assert float(alarm["value"][1]) == 1
+    assert "OodgateOodAlarm" in {alert["labels"]["alertname"] for alert in prometheus.get("/api/v1/alerts").json()["data"]["alerts"]}
 
 
 def test_every_panel_asks_the_provisioned_datasource() -> None:
