@@ -110,13 +110,13 @@ class Metrics:
 
     def count(self, model: Model, choice: Choice, verdict: Verdict, class_ids: Sequence[int], shadows: Sequence[Verdict]) -> None:
         """Answered images."""
-        version = str(model.version)
-        self.p_values.observe((model.name, version, choice.postprocessor), verdict.p_values)
+        name, version, classes = model.name, str(model.version), model.manifest.classes
+        self.p_values.observe((name, version, choice.postprocessor), verdict.p_values)
         for class_id, rejected in zip(class_ids, verdict.rejected.tolist(), strict=True):
             decision = "rejected" if rejected else "accepted"
-            self.prediction(model.name, version, choice.postprocessor, decision).inc()
-            if len(model.manifest.classes) <= MAX_CLASSES:
-                self.class_prediction(model.name, model.manifest.classes[class_id], decision).inc()
+            self.prediction(name, version, choice.postprocessor, decision).inc()
+            if len(classes) <= MAX_CLASSES:
+                self.class_prediction(name, classes[class_id], decision).inc()
         for shadow, shadow_verdict in zip(model.shadows, shadows, strict=True):
             self.shadow(model.name, shadow.postprocessor).inc(int(shadow_verdict.rejected.sum()))
 
