@@ -29,7 +29,7 @@ def prometheus(folder: Path, server: int, interval: str = "500ms") -> Iterator[h
     """A client of it. server: the port of what it scrapes; folder: its own, empty one."""
     port = free_port()
     config = configure(folder, server, interval)
-    options = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
+    options = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client, subprocess.Popen(["prometheus", *options]) as process:
         try:
             wait_until_ready(client, process)
