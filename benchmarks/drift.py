@@ -96,8 +96,9 @@ def main() -> None:
     for name, before in (("delay", 0), ("delay_after_50000_clean", 50_000)):
         result[name] = {ratio: simulated_delay(ratio, arguments.runs, before) for ratio in RATIOS}
     good, strangers = read(arguments.pictures), read(arguments.ood)
-    command = ("-m", "service", "serve", "--models-dir", arguments.models, "--port", "0", "--admin-keys", KEY)
-    with process(*command) as (server, address), httpx.Client(base_url=address, timeout=60) as client:
+    command = ("-m", "service", "serve", "--models-dir", arguments.models, "--port", "0", "--admin-keys", KEY, "--request-deadline-ms", "600000")
+    # Patient, as nothing here depends on time.
+    with process(*command) as (server, address), httpx.Client(base_url=address, timeout=600) as client:
         assert server.stderr
         threading.Thread(target=server.stderr.read, daemon=True).start()
         wait_until_ready(address)
