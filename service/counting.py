@@ -18,7 +18,7 @@ def count(
 ) -> None:
     """Answered images: probabilities (N, C), scores (N, P) and what was decided. Never awaits: between two requests all counts agree."""
     context = context_of(request)
-    timing_of(request).rejected = int(verdict.rejected.sum())
+    timing_of(request).rejected = sum(verdict.rejected.tolist())
     shadows = [model.judge(probabilities, scores, shadow) for shadow in model.shadows]
     context.metrics.count(model, choice, verdict, probabilities.argmax(axis=1).tolist(), shadows)
     context.recent.remember(request.state.request_id, Answered(model.watch, model.observe(probabilities, scores, choice, verdict)))

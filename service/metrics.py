@@ -43,7 +43,7 @@ class Metrics:
         self.drift_log_e_value = gauge(
             "drift_log_e_value", "Evidence that more than alpha is rejected, as a natural logarithm", "model", together="liveall"
         )
-        self.drift_alarm = gauge("drift_alarm", "1 from when the evidence reached ln 100 until it is acknowledged", "model")
+        self.drift_alarm = gauge("drift_alarm", "1 from when the evidence reached ln 100 until it is acknowledged", "model", together="liveall")
         self.prevalence = gauge("ood_prevalence_ratio", "At least what share of the latest images is OOD, estimated", "model", together="liveall")
         self.prevalence_error = gauge("ood_prevalence_standard_error_ratio", "Standard error of that share", "model", together="liveall")
         by_version = ("model", "version")
@@ -114,13 +114,13 @@ class Metrics:
 
     def count(self, model: Model, choice: Choice, verdict: Verdict, class_ids: Sequence[int], shadows: Sequence[Verdict]) -> None:
         """Answered images."""
-        version = str(model.version)
-        self.p_values.observe((model.name, version, choice.postprocessor), verdict.p_values)
+        name, version, classes = model.name, str(model.version), model.manifest.classes
+        self.p_values.observe((name, version, choice.postprocessor), verdict.p_values)
         for class_id, rejected in zip(class_ids, verdict.rejected.tolist(), strict=True):
             decision = "rejected" if rejected else "accepted"
-            self.prediction(model.name, version, choice.postprocessor, decision).inc()
-            if len(model.manifest.classes) <= MAX_CLASSES:
-                self.class_prediction(model.name, model.manifest.classes[class_id], decision).inc()
+            self.prediction(name, version, choice.postprocessor, decision).inc()
+            if len(classes) <= MAX_CLASSES:
+                self.class_prediction(name, classes[class_id], decision).inc()
         for shadow, shadow_verdict in zip(model.shadows, shadows, strict=True):
             self.shadow(model.name, shadow.postprocessor).inc(int(shadow_verdict.rejected.sum()))
 

@@ -122,8 +122,10 @@ class Model:
         """
         own = verdict if choice.references is self.default.references else self.judge(probabilities, scores, self.default)
         watched = own if self.watched is None or self.watched is self.default else self.judge(probabilities, scores, self.watched)
-        self.watch.observe(own.p_values, watched.rejected)
-        return own.rejected.tolist()
+        # Plain numbers: for the few images of a request they are faster than arrays.
+        rejected: list[bool] = own.rejected.tolist()
+        self.watch.observe(own.p_values.tolist(), rejected if watched is own else watched.rejected.tolist())
+        return rejected
 
     def check_top_k(self, top_k: int | None) -> int:
         """How many classes to list: five, or as many as there are, when nobody asks."""

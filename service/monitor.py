@@ -5,6 +5,7 @@ Numbers in, numbers out: knows nothing of models, files, metrics or time.
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,30 +34,34 @@ class Drift:
         rates = alpha + np.geomspace(0.2 * min(alpha, 1 - alpha), 0.9 * (1 - alpha), BETS)
         self.log_gain = np.log(rates / alpha)
         self.log_loss = np.log((1 - rates) / (1 - alpha))
-        self.log_wealth = np.full(BETS, -np.inf)
+        self.settled = np.full(BETS, -np.inf)
+        # Accepted images that are not in `settled` yet: most traffic is accepted, and then only counts.
+        self.unsettled = 0
         self.images = 0
         self.rejected = 0
         self.alarmed_at: int | None = None
 
-    def observe(self, rejected: NDArray[np.bool_]) -> None:
+    def observe(self, rejected: Iterable[bool]) -> None:
         """Verdicts (N,) of further images, in their order."""
-        start = 0
-        while start < len(rejected):
-            room = BLOCK - self.images % BLOCK
-            if room == BLOCK:
+        for strange in rejected:
+            if self.images % BLOCK == 0:
                 stake = self.reserve(self.images - 1) - self.reserve(self.images)
-                self.log_wealth = np.logaddexp(self.log_wealth, math.log(stake / BETS))
-            part = rejected[start : start + room]
-            strange = int(np.count_nonzero(part))
-            self.log_wealth += (len(part) - strange) * self.log_loss
-            self.images += len(part)
-            start += len(part)
+                self.settled = np.logaddexp(self.log_wealth(), math.log(stake / BETS))
+            self.images += 1
+            if not strange:
+                self.unsettled += 1
+                continue
+            self.settled = self.log_wealth() + self.log_gain
+            self.rejected += 1
             # Wealth grows with rejects alone.
-            if strange:
-                self.log_wealth += strange * self.log_gain
-                self.rejected += strange
-                if self.alarmed_at is None and self.log_e_value >= LOG_ALARM:
-                    self.alarmed_at = self.images
+            if self.alarmed_at is None and self.log_e_value >= LOG_ALARM:
+                self.alarmed_at = self.images
+
+    def log_wealth(self) -> NDArray[np.float64]:
+        """Of each bet (BETS,), of what was staked so far."""
+        self.settled = self.settled + self.unsettled * self.log_loss
+        self.unsettled = 0
+        return self.settled
 
     @staticmethod
     def reserve(images: int) -> float:
@@ -65,7 +70,7 @@ class Drift:
 
     @property
     def log_e_value(self) -> float:
-        return float(np.logaddexp(np.logaddexp.reduce(self.log_wealth), math.log(self.reserve(self.images - 1))))
+        return float(np.logaddexp(np.logaddexp.reduce(self.log_wealth()), math.log(self.reserve(self.images - 1))))
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,10 @@ class Prevalence:
         self.usual: deque[bool] = deque(maxlen=window)
         self.count = 0
 
-    def observe(self, p_values: NDArray[np.float64]) -> None:
+    def observe(self, p_values: Iterable[float]) -> None:
         """p-values (N,) of further images."""
-        for usual in (p_values > SPLIT).tolist():
+        for p_value in p_values:
+            usual = bool(p_value > SPLIT)
             if len(self.usual) == self.usual.maxlen:
                 self.count -= self.usual[0]
             self.usual.append(usual)

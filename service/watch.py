@@ -2,10 +2,10 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
 
 from service.feedback import Rate, Tally
@@ -73,7 +73,7 @@ class Watch:
         self.tally = Tally()
         self.changed = False
 
-    def observe(self, p_values: NDArray[np.float64], rejected: NDArray[np.bool_]) -> None:
+    def observe(self, p_values: Iterable[float], rejected: Iterable[bool]) -> None:
         """Further images (N,): p-values of the model's own post-processor, and what its PAC gate says."""
         self.prevalence.observe(p_values)
         if self.drift is not None:
@@ -90,7 +90,7 @@ class Watch:
         drift = None
         if self.drift is not None and self.drift.images:
             of = self.drift
-            drift = DriftState(images=of.images, rejected=of.rejected, log_wealth=of.log_wealth.tolist(), alarmed_at=of.alarmed_at)
+            drift = DriftState(images=of.images, rejected=of.rejected, log_wealth=of.log_wealth().tolist(), alarmed_at=of.alarmed_at)
         return WatchState(
             subject=self.subject,
             drift=drift,
@@ -101,7 +101,7 @@ class Watch:
     def restore(self, state: WatchState) -> None:
         if self.drift is not None and state.drift is not None:
             self.drift.images, self.drift.rejected = state.drift.images, state.drift.rejected
-            self.drift.log_wealth = np.array(state.drift.log_wealth)
+            self.drift.settled = np.array(state.drift.log_wealth)
             self.drift.alarmed_at = state.drift.alarmed_at
         window = self.prevalence.usual
         window.extend(bit == "1" for bit in state.recent)

@@ -140,6 +140,74 @@ def image() -> str:
     return table("image `cpu` | found", rows)
 
 
+def drift() -> str:
+    """What `benchmarks/drift.py` measured of the alarm."""
+    found = json.loads((RESULTS / "drift.json").read_text())
+    clean = found["false_alarms"]["5000"]
+    rows = [("none, 100,000 pictures", f"{clean['ours']['100000']:.1%} of {clean['runs']} runs raise the alarm", "", "")]
+    for ratio, delay in found["delay"].items():
+        late, served = found["delay_after_50000_clean"][ratio], found["served_delay"][ratio]
+        rows.append((f"{float(ratio):.0%}", f"{delay['median']:,.0f}", f"{late['median']:,.0f}", f"{served['median']:,.0f}"))
+    return table("OOD | pictures until the alarm, median | the same after 50,000 clean ones | real pictures over HTTP, from the first one", rows)
+
+
+def martingale() -> str:
+    """What `benchmarks/drift.py` measured of the alarm that we do not use, beside ours."""
+    found = json.loads((RESULTS / "drift.json").read_text())["false_alarms"]
+    points = ("1000", "10000", "100000")
+    rows = []
+    for n, entry in found.items():
+        for name, key in (("betting on p-values", "naive"), ("betting on rejects", "ours")):
+            rows.append((f"{int(n):,} calibration pictures, {name}", *(f"{entry[key][point]:.1%}" for point in points)))
+    return table("false alarms on clean traffic, nominally at most 1 % | by 1,000 | by 10,000 | by 100,000 pictures", rows)
+
+
+def prevalence() -> str:
+    """What `benchmarks/prevalence.py` measured."""
+    found = json.loads((RESULTS / "prevalence.json").read_text())
+    rows = []
+    for key, sets in found["scores"].items():
+        for name, ratios in sets.items():
+            cells = [
+                f"{entry['mean_error_points']:+.1f}, {entry['within_three_points']:.1%}, {entry['largest_excess_standard_errors']:.1f}"
+                for entry in ratios.values()
+            ]
+            rows.append((f"`{key}`, {name}", *cells))
+    shares = " | ".join(f"{float(ratio):.0%} OOD" for ratio in next(iter(next(iter(found["scores"].values())).values())))
+    what = "mean error in points, windows within 3 points, most above the truth in standard errors"
+    return f"Of {found['runs']} windows: {what}.\n\n" + table(f"score, strangers | {shares}", rows)
+
+
+def watch() -> str:
+    """What `benchmarks/watch.py` found."""
+    found = json.loads((RESULTS / "watch.json").read_text())
+    versions = ", ".join(f"{images:,} by version {version}" for version, images in found["answered_by_version"].items())
+    changes = ", ".join(f"{count} {change}" for change, count in found["replay_changes"].items())
+    rows = [
+        ("requests", f"{found['answered']:,} answered ({versions}), {sum(found['lost'].values())} lost"),
+        ("false alarm before the change", "yes" if found["false_alarm"] else f"none in {found['clean_images']:,} pictures"),
+        ("alarm after the change", f"{found['alarm_after_images']} pictures"),
+        ("alert in Prometheus", f"{found['alert_after_seconds']:.1f} s after the change"),
+        ("OOD, sent and estimated", f"{found['ood_ratio']:.1%}, {found['prevalence']:.1%} ± {found['prevalence_standard_error']:.1%}"),
+        ("panels of both dashboards", f"{found['panels']}, {found['queries']} queries, {len(found['empty'])} empty"),
+        ("`replay` of rejected pictures at alpha 1 %", f"{changes} of {found['replayed']}"),
+        (
+            "`calibrate` and reload",
+            f"{found['calibration_images']:,} pictures; the alert ends" if not found["alert_after_reload"] else "the alert stays",
+        ),
+    ]
+    if found["captured"] is not None:
+        rows.insert(6, ("captured as rejected", f"{found['captured']}, of which {found['captured_but_not_rejected']} were not"))
+    return table("one run | found", rows)
+
+
+def instrumentation() -> str:
+    """What `benchmarks/instrumentation.py` measured."""
+    found = json.loads((RESULTS / "instrumentation.json").read_text())
+    rows = [(name, f"{cost:.1f}") for name, cost in found["microseconds"].items()]
+    return table("part | µs", [*rows, ("in all (the last two)", f"{found['total']:.1f}")])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "errors": errors,
@@ -152,6 +220,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "serving": serving,
     "rollout": rollout,
     "image": image,
+    "drift": drift,
+    "martingale": martingale,
+    "prevalence": prevalence,
+    "watch": watch,
+    "instrumentation": instrumentation,
 }
 
 

@@ -1,54 +1,23 @@
 """Every panel's query, asked of a real Prometheus that scrapes a real server under load."""
 
-import contextlib
 import json
-import math
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
-from tests.deploy.tools import DEPLOY, ROOT, documents, free_port
+from tests.deploy.tools import DEPLOY, ROOT, documents
+from tests.prometheus import ask, firing
+from tests.prometheus import prometheus as scraping
 from tests.servers import serving
 
 FOLDER = DEPLOY / "grafana"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (FOLDER / "dashboards").glob("*.json")}
 PANELS = {f"{name}: {panel['title']}": panel for name, dashboard in DASHBOARDS.items() for panel in dashboard["panels"]}
+KS = "ood: Distance of the p-values from good traffic's (not sequentially valid)"
 PNG = {"Content-Type": "image/png"}
-
-
-def configure(folder: Path, server: int) -> Path:
-    """The deployed configuration, with another target and less patience."""
-    config = next(documents((DEPLOY / "prometheus" / "prometheus.yml").read_text()))
-    config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms", "scrape_timeout": "500ms"}
-    config["rule_files"] = [str(DEPLOY / "prometheus" / "rules.yml")]
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{server}"]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    return folder / "prometheus.yml"
-
-
-def ask(prometheus: httpx.Client, expression: str) -> list[dict[str, Any]]:
-    """The series of a panel's query that have a value now."""
-    query = expression.replace("$__rate_interval", "20s").replace("$model", ".*")
-    answer = prometheus.get("/api/v1/query", params={"query": query}).json()
-    assert answer["status"] == "success", answer
-    return [series for series in answer["data"]["result"] if not math.isnan(float(series["value"][1]))]
-
-
-def wait_until_ready(prometheus: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    patience = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if prometheus.get("/-/ready").status_code == 200:
-                return
-        assert process.poll() is None, f"Prometheus ended with {process.returncode}"
-        assert time.monotonic() < patience, "Prometheus did not become ready"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +25,19 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     """Prometheus, while the committed model is asked about a good picture, one that is none of its classes, and a broken one."""
     folder = tmp_path_factory.mktemp("prometheus")
     pictures = [(ROOT / "examples" / name).read_bytes() for name in ("cat.png", "street-view-character.png")]
-    port = free_port()
-    with serving(ROOT / "models", shadow_postprocessors=("knn",)) as server, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        config = configure(folder, server.base_url.port or 0)
-        options = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
-        process = subprocess.Popen(["prometheus", *options])
-        try:
-            wait_until_ready(client, process)
-            patience = time.monotonic() + 90
-            # Until every panel has something to show, or the tests below say which has not.
-            while time.monotonic() < patience:
-                for content in (*pictures, pictures[0][:100]):
-                    server.post("/predict", content=content, headers=PNG)
-                if all(ask(client, target["expr"]) for panel in PANELS.values() for target in panel["targets"]):
-                    break
-            yield client
-        finally:
-            process.terminate()
-            process.wait(30)
+    with (
+        serving(ROOT / "models", shadow_postprocessors=("knn",)) as server,
+        scraping(folder, server.base_url.port or 0) as client,
+    ):
+        patience = time.monotonic() + 90
+        # Until every panel has something to show, or the tests below say which has not.
+        while time.monotonic() < patience:
+            for content in (*pictures, pictures[0][:100]):
+                answer = server.post("/predict", content=content, headers=PNG)
+                server.post("/feedback", json={"request_id": answer.headers["X-Request-ID"], "was_ood": content == pictures[1]})
+            if all(ask(client, target["expr"]) for panel in PANELS.values() for target in panel["targets"]):
+                break
+        yield client
 
 
 @pytest.mark.parametrize("panel", PANELS.values(), ids=PANELS.keys())
@@ -85,6 +49,19 @@ def test_a_panel_shows_something(prometheus: httpx.Client, panel: dict[str, Any]
 def test_the_rejects_of_a_picture_that_is_no_class_are_seen(prometheus: httpx.Client) -> None:
     [ratio] = ask(prometheus, PANELS["ood: Rejected now"]["targets"][0]["expr"])
     assert float(ratio["value"][1]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_distance_from_good_traffic_is_that_of_the_p_values(prometheus: httpx.Client) -> None:
+    """Half of the p-values are the cat's 0.26 and half at most 0.01, where good traffic has one in a hundred: they are 0.7 apart at 0.3."""
+    distance, limit = (ask(prometheus, target["expr"]) for target in PANELS[KS]["targets"])
+    assert float(distance[0]["value"][1]) == pytest.approx(0.7, abs=0.02)
+    assert 0.02 < float(limit[0]["value"][1]) < 0.5
+
+
+def test_the_alarm_reaches_the_dashboard_and_prometheus_alerts(prometheus: httpx.Client) -> None:
+    [alarm] = ask(prometheus, PANELS["ood: Drift alarm"]["targets"][0]["expr"])
+    assert float(alarm["value"][1]) == 1
+    assert "OodgateOodAlarm" in firing(prometheus)
 
 
 def test_every_panel_asks_the_provisioned_datasource() -> None:

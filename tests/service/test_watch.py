@@ -8,7 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.bundles import id_png, ood_png, write_bundle
+from service.__main__ import main
+from tests.bundles import id_png, ood_png, pixels, png, write_bundle
 from tests.servers import serving
 from tests.service.test_metrics import scrape, value
 
@@ -71,6 +72,22 @@ def test_where_only_a_marginal_guarantee_is_served_the_alarm_still_counts_by_the
     with serving(tmp_path, guarantee="pac") as client:
         send(client, *CLEAN)
         assert drift(client)["rejected"] == marginal < answered
+
+
+def test_where_classes_have_their_own_thresholds_the_alarm_counts_by_the_pooled_one(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", images=200)
+    (tmp_path / "new").mkdir()
+    for place, image in enumerate(pixels(400, 8)):
+        (tmp_path / "new" / f"{place}.png").write_bytes(png(image))
+    for options in (["--per-class"], ["--no-per-class"]):
+        assert main(["calibrate", "--models-dir", str(tmp_path / "models"), "--device", "cpu", *options, str(tmp_path / "new")]) == 0
+    with serving(tmp_path / "models", loaded_versions=2) as client:
+        for version in (2, 3):
+            send(client, *CLEAN, version=version)
+        by_class, pooled = (drift(client, version=version)["rejected"] for version in (2, 3))
+        series = scrape(client)
+    answered = value(series, "predictions_total", model="tiny", version="2", postprocessor="knn", decision="rejected")
+    assert by_class == pooled != answered
 
 
 def test_with_too_few_calibration_images_there_is_no_alarm_rather_than_one_without_a_promise(tmp_path: Path) -> None:
