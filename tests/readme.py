@@ -133,6 +133,7 @@ def endurance() -> str:
     soak, reload, fuzz = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("soak", "reload", "fuzz"))
     memory, files, reloads = soak["memory_mb"], soak["open_files"], reload["memory_mb"]
     pictures, tries = fuzz["mutated_pictures"], fuzz["schemathesis"]
+    failed = sum(count for status, count in reload["answers"].items() if status != "200")
     answers = ", ".join(f"{count:,} times {status}" for status, count in pictures["answers"].items())
     rows = [
         (
@@ -143,7 +144,7 @@ def endurance() -> str:
         (
             f"{reload['reloads']} reloads under load",
             f"{reloads['after_5']:.0f} MB after five, {reloads['end']:.0f} MB at the end; {sum(reload['answers'].values()):,} requests meanwhile, "
-            f"{sum(count for status, count in reload['answers'].items() if status != '200')} failed; slowest probe {reload['slowest_probe_ms']:.0f} ms",
+            f"{failed} failed; slowest probe {reload['slowest_probe_ms']:.0f} ms",
         ),
         (f"{pictures['sent']:,} mutated pictures", f"{answers}; slowest {pictures['slowest_seconds']:.2f} s"),
         (
