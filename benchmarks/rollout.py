@@ -1,6 +1,7 @@
 """Does a client notice? nginx, as deployed, in front of two replicas under a steady load: reload, rolling restart, SIGKILL.
 
-    python benchmarks/rollout.py --json benchmarks/results/rollout.json
+    python benchmarks/untrained.py 16 /tmp/models
+    python benchmarks/rollout.py --models /tmp/models --json benchmarks/results/rollout.json
 
 Needs nginx (a Debian package). Requests leave at a fixed rate whatever has come back (an open loop), and latency counts from when
 one was due. Everything listens on 127.0.0.1 alone.
@@ -28,6 +29,8 @@ from typing import Any
 import aiohttp
 import httpx
 import numpy as np
+
+from service.bundle.manifest import find_versions
 
 ROOT = Path(__file__).parent.parent
 NGINX = ROOT / "deploy" / "nginx"
@@ -178,12 +181,12 @@ def sent_again(lines: list[dict[str, Any]]) -> list[float]:
 
 
 async def rollout(folder: Path) -> dict[str, Any]:
-    shutil.copytree(ROOT / "models", folder / "models")
+    shutil.copytree(arguments.models, folder / "models")
     (folder / "keys").write_text(KEY)
     replicas = [Replica(folder / "models", folder / "keys") for _ in range(2)]
     nginx, url = start_nginx(folder / "nginx", replicas)
     log = folder / "nginx" / "access.log"
-    result: dict[str, Any] = {"rate": arguments.rate}
+    result: dict[str, Any] = {"model": next(iter(find_versions(arguments.models))), "rate": arguments.rate}
     try:
         await asyncio.gather(*(replica.start() for replica in replicas))
         # Connections that stay, as those of a load balancer in front would.
@@ -215,6 +218,7 @@ async def rollout(folder: Path) -> dict[str, Any]:
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--models", type=Path, default=ROOT / "models", help="one model: of a size that the machine can serve at the rate")
 parser.add_argument("--rate", type=float, default=200, help="requests a second")
 parser.add_argument("--calm-seconds", type=float, default=5, help="load before and after each event")
 parser.add_argument("--json", type=Path)

@@ -116,6 +116,45 @@ def serving() -> str:
     return "\n\n".join(written)
 
 
+def precisions() -> str:
+    """What `benchmarks/precisions.py` measured."""
+    found = json.loads((RESULTS / "precisions.json").read_text())
+    rows = []
+    for precision, one in found["precisions"].items():
+        ratios = [f"{one[name]:.2%}" for name in ("accuracy", "near_auroc", "far_auroc", "false_reject_ratio")]
+        speeds = [f"{one[batch]['speed']:.2f}" for batch in ("batch_1", "batch_32")]
+        rows.append((f"`{precision}`", f"{one['model_bytes'] / 1e6:.2f}", *speeds, *ratios))
+    score = found["postprocessor"]
+    return table(f"precision | MB | speed, 1 picture | 32 | accuracy | near AUROC, `{score}` | far* | good pictures rejected at alpha 5% ", rows)
+
+
+def endurance() -> str:
+    """What `benchmarks/soak.py`, `benchmarks/reload.py` and `benchmarks/fuzz.py` found."""
+    soak, reload, fuzz = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("soak", "reload", "fuzz"))
+    memory, files, reloads = soak["memory_mb"], soak["open_files"], reload["memory_mb"]
+    pictures, tries = fuzz["mutated_pictures"], fuzz["schemathesis"]
+    failed = sum(count for status, count in reload["answers"].items() if status != "200")
+    answers = ", ".join(f"{count:,} times {status}" for status, count in pictures["answers"].items())
+    rows = [
+        (
+            f"{soak['requests']:,} requests, good, broken and abandoned ones",
+            f"{memory['warm']:.0f} MB after the first tenth, {memory['end']:.0f} MB at the end, never above {memory['most']:.0f} MB; "
+            f"{files['warm']} open files, then {files['end']}",
+        ),
+        (
+            f"{reload['reloads']} reloads under load",
+            f"{reloads['after_5']:.0f} MB after five, {reloads['end']:.0f} MB at the end; {sum(reload['answers'].values()):,} requests meanwhile, "
+            f"{failed} failed; slowest probe {reload['slowest_probe_ms']:.0f} ms",
+        ),
+        (f"{pictures['sent']:,} mutated pictures", f"{answers}; slowest {pictures['slowest_seconds']:.2f} s"),
+        (
+            "schemathesis, valid and invalid requests",
+            f"{sum(one['generated'] for one in tries):,} tried, {sum(one['passed'] for one in tries):,} answered as the schema says",
+        ),
+    ]
+    return table("what was done to one server | found", rows)
+
+
 def rollout() -> str:
     """What `benchmarks/rollout.py` measured in front of nginx."""
     measured = json.loads((RESULTS / "rollout.json").read_text())
@@ -218,7 +257,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "scoring": scoring,
     "training": training,
     "serving": serving,
+    "precisions": precisions,
     "rollout": rollout,
+    "endurance": endurance,
     "image": image,
     "drift": drift,
     "martingale": martingale,
