@@ -41,7 +41,7 @@ HELP = {
     "validation_share": "of the training pictures, where the data has no validation part",
     "validation_limit": "at most this many for that",
     "seed": "of the split, the initial weights, the order and the augmentation",
-    "precision": "bf16 autocast or fp32; losses are computed in fp32 either way",
+    "precision": "bf16 autocast or fp32, auto: bf16 where the device computes in it; losses are computed in fp32 either way",
     "compile": "torch.compile the network",
     "skip_unreadable": "leave unreadable pictures out and count them, instead of stopping",
 }

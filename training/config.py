@@ -16,7 +16,7 @@ from training.networks import NetworkName
 from training.randaugment import HIGHEST
 
 LossName = Literal["ce", "logitnorm", "elogitnorm"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 class TrainingError(Exception):
@@ -51,7 +51,7 @@ class Recipe:
     validation_share: float = 0.02
     validation_limit: int = 1000
     seed: int = 0
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     compile: bool = False
     skip_unreadable: bool = False
 

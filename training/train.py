@@ -21,7 +21,7 @@ from training.augment import augment
 from training.checkpoint import check_place, code_version, load_initial, saved_state
 from training.config import Recipe, TrainingError
 from training.data import channel_statistics, load
-from training.devices import own_device
+from training.devices import computes_bf16, own_device
 from training.losses import LOSSES, Loss
 from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
 from training.parts import check_classes, open_parts
@@ -122,7 +122,8 @@ class Trainer:
         return recipe.final_lr + (recipe.lr - recipe.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+        wanted = self.recipe.precision
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device) if wanted == "auto" else wanted == "bf16")
 
     def train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
