@@ -27,7 +27,7 @@ from service.watch import Watch
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("bundle", type=Path)
-parser.add_argument("--rounds", type=int, default=20)
+parser.add_argument("--rounds", type=int, default=60)
 parser.add_argument("--json", type=Path)
 arguments = parser.parse_args()
 
