@@ -152,7 +152,8 @@ def rows(servers: dict[str, tuple[Target, int]], turns: int, seconds: float) -> 
 
 def measure(bundle: Path, peers: Path | None, only: Sequence[str], turns: int, seconds: float) -> dict[str, Any]:
     data = pictures()
-    ours = [sys.executable, "-m", "service", "serve", "--device", "cpu", "--port", "{port}"]
+    # No more lines of log than the others write.
+    ours = [sys.executable, "-m", "service", "serve", "--device", "cpu", "--port", "{port}", "--log-level", "warning"]
     ours += ["--models-dir", str(bundle.parent.parent), "--model", bundle.parent.name]
     with started(ours, bundle, data[0], RAW) as (url, group):
         target = http_target(url, data, RAW)
