@@ -125,7 +125,7 @@ def precisions() -> str:
         speeds = [f"{one[batch]['speed']:.2f}" for batch in ("batch_1", "batch_32")]
         rows.append((f"`{precision}`", f"{one['model_bytes'] / 1e6:.2f}", *speeds, *ratios))
     score = found["postprocessor"]
-    return table(f"precision | MB | speed, 1 picture | 32 | accuracy | near AUROC, `{score}` | far* | good pictures rejected at alpha 5% ", rows)
+    return table(f"precision | MB | speed, 1 picture | 32 | accuracy | near AUROC, `{score}` | far* | good pictures rejected at alpha 5 %", rows)
 
 
 def endurance() -> str:
