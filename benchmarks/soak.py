@@ -88,7 +88,6 @@ memory, files = zip(*samples[len(samples) // 10 :], strict=True)
 result = {
     "requests": arguments.requests,
     "abandoned": arguments.requests - sum(statuses.values()),
-    "per_second": round(arguments.requests / seconds),
     "answers": {str(status): count for status, count in sorted(statuses.items())},
     "memory_mb": {"warm": round(memory[0], 1), "end": round(memory[-1], 1), "most": round(max(memory), 1)},
     "open_files": {"warm": files[0], "end": files[-1]},

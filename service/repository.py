@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -50,6 +51,8 @@ class Repository:
         self.waiting_for: str | None = "the models are being loaded"
         # One bundle at a time: two would need twice the memory.
         self.loading = asyncio.Lock()
+        # Always the same thread: malloc keeps a heap for each, and a model's memory would stay in every one that ever opened it.
+        self.opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self.tried: dict[str, object] = {}
         self.retiring: set[asyncio.Task[None]] = set()
 
@@ -60,6 +63,7 @@ class Repository:
         for model in self.loaded():
             await model.__aexit__(*exc_info)
         await asyncio.gather(*self.retiring)
+        self.opener.shutdown(wait=False)
         await self.save(self.loaded())
 
     async def load(self) -> None:
@@ -99,7 +103,8 @@ class Repository:
         try:
             for version, folder in folders.items():
                 if version == max(folders) or version not in before:
-                    model = await asyncio.to_thread(open_model, folder, self.settings, self.metrics.batch_images.observe)
+                    observe = self.metrics.batch_images.observe
+                    model = await asyncio.get_running_loop().run_in_executor(self.opener, open_model, folder, self.settings, observe)
                     if version in before and before[version].watch.subject == model.watch.subject:
                         # The same promise about the same calibration: the evidence goes on.
                         model.watch = before[version].watch

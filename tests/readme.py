@@ -125,7 +125,7 @@ def precisions() -> str:
         speeds = [f"{one[batch]['speed']:.2f}" for batch in ("batch_1", "batch_32")]
         rows.append((f"`{precision}`", f"{one['model_bytes'] / 1e6:.2f}", *speeds, *ratios))
     score = found["postprocessor"]
-    return table(f"precision | MB | speed, 1 picture | 32 | accuracy | near AUROC, `{score}` | far* | good pictures rejected at alpha 5% ", rows)
+    return table(f"precision | MB | speed, 1 picture | 32 | accuracy | near AUROC, `{score}` | far* | good pictures rejected at alpha 5 %", rows)
 
 
 def endurance() -> str:
@@ -164,7 +164,11 @@ def rollout() -> str:
         "SIGKILL": "one replica is killed",
     }
     rows = [(what, *(str(measured[event][key]) for key in ("requests", "failed", "retried"))) for event, what in events.items()]
-    return table("under load | requests | failed | sent again by nginx", rows)
+    after = measured["SIGKILL"]["retried_seconds_after"]
+    at_once, later = [seconds for seconds in after if seconds < 1], [seconds for seconds in after if seconds >= 1]
+    said = f"Of those sent again after the kill, {len(at_once)} came at most {1000 * max(at_once):.0f} ms after it"
+    said += f", and {len(later)} to see whether it was back, after {' and '.join(f'{seconds:.0f}' for seconds in later)} seconds."
+    return table("under load | requests | failed | sent again by nginx", rows) + "\n\n" + said
 
 
 def image() -> str:

@@ -179,3 +179,12 @@ def test_a_reload_that_fails_half_way_keeps_all_as_it_was(tmp_path: Path) -> Non
     for version in (1, 2):
         write_bundle(tmp_path, version=version, images=100)
     asyncio.run(test())
+
+
+def test_every_version_is_opened_in_the_same_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    write_bundle(tmp_path)
+    with serving(tmp_path, admin_keys="operator") as client:
+        for _ in range(3):
+            assert reload(client).status_code == 200
+        assert [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("open")] == ["open_0"]
