@@ -38,7 +38,7 @@ metrics.describe(model)
 golden = np.load(arguments.bundle / "golden.npz")
 verdicts = [golden["probabilities"][row : row + 1] for row in range(32)], [golden["scores"][row : row + 1] for row in range(32)]
 pictures = list(zip(*verdicts, strict=True))
-context = SimpleNamespace(metrics=metrics, recent=recent)
+context = SimpleNamespace(metrics=metrics, recent=recent, capture=None)
 request = Request({"type": "http", "app": SimpleNamespace(state=SimpleNamespace(context=context)), "state": {"timing": Timing(), "request_id": ""}})
 decided = [(probabilities, scores, model.judge(probabilities, scores, model.default)) for probabilities, scores in pictures]
 classes = [[int(probabilities.argmax())] for probabilities, _ in pictures]
@@ -58,7 +58,7 @@ def microseconds(part: Callable[[int], object]) -> float:
 def whole(call: int) -> None:
     probabilities, scores, verdict = decided[call % 32]
     request.state.request_id = f"{call:032x}"
-    count(request, model, model.default, verdict, probabilities, scores)
+    count(request, model, model.default, verdict, probabilities, scores, [])
 
 
 def stages(_: int) -> None:

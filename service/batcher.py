@@ -117,10 +117,7 @@ class Batcher:
 
     @contextmanager
     def admit(self, rows: int, deadline: float) -> Iterator[Place]:
-        """A place for so many rows, to be kept while they are prepared and answered. Raises QueueFull.
-
-        deadline: as time.monotonic() counts.
-        """
+        """A place for so many rows, to be kept while they are prepared and answered, until a time.monotonic(). Raises QueueFull."""
         with self.changed:
             self.refuse_when_full(rows)
             self.held += rows
@@ -177,7 +174,7 @@ class Batcher:
                 self.running -= 1
 
     def take(self) -> Batch:
-        """Waits for rows and takes as many as fit, in order; empty when closing. Runs in a worker thread."""
+        """Waits for rows and takes as many as fit, in order; empty when closing."""
         with self.changed:
             while not self.closing:
                 self.drop_over()

@@ -22,13 +22,12 @@ from service.intake import (
     BodyTooLarge,
     BodyTooSlow,
     InvalidParameter,
-    MalformedBody,
-    TooManyImages,
     UnsupportedContentType,
     UnsupportedEncoding,
 )
 from service.keys import Forbidden, MissingKey
 from service.model import AlphaOutOfRange, TopKOutOfRange, UnknownPostprocessor
+from service.multipart import MalformedBody, TooManyImages
 from service.place import DeadlinePassed, Departed, InferenceFailed
 from service.repository import DeadBatcher, NotReady, ReloadFailed, UnknownModel
 from service.schemas import Problem

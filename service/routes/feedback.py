@@ -10,7 +10,8 @@ from starlette.responses import Response
 from service.context import context_of
 from service.errors import documented
 from service.feedback import Truth, UnknownRequest, WrongFeedback
-from service.intake import MalformedBody, counted
+from service.intake import counted
+from service.multipart import MalformedBody
 from service.schemas import Feedback, FeedbackReceipt
 
 router = APIRouter()

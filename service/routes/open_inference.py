@@ -12,8 +12,9 @@ from service.classify import classify, encoded
 from service.context import context_of, timing_of
 from service.counting import count
 from service.errors import documented
-from service.intake import LARGE_BYTES, TooManyImages, counted, read_deadline, whole
+from service.intake import LARGE_BYTES, counted, read_deadline, whole
 from service.model import Model
+from service.multipart import TooManyImages
 from service.repository import UnknownModel
 from service.tensors import HEADER_LENGTH, IMAGES, OUTPUTS, read_images, read_request, write_response
 

@@ -378,8 +378,9 @@ def test_what_waits_is_given_up_when_the_stop_takes_too_long(model: Model, tmp_p
     offer(capture, model, *[ood_png()] * 10)
     capture.give_up_at = time.monotonic() + 1.5
     capture.work()
-    assert (count(capture, "kept"), count(capture, "failed")) == (2, 8)
-    assert len(kept(tmp_path)) == 2
+    assert count(capture, "kept") in (1, 2)
+    assert count(capture, "kept") + count(capture, "failed") == 10
+    assert len(kept(tmp_path)) == count(capture, "kept")
 
 
 @pytest.mark.parametrize("where", ["file", "file/below", "pigeon://roof"])
