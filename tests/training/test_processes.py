@@ -34,7 +34,7 @@ from training.train import Trainer
 from pathlib import Path
 
 data, run, stop_at = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-recipe = Recipe(data=data, width=2, epochs=2, batch_size=16, lr=0.05)
+recipe = Recipe(data=data, width=8, epochs=2, batch_size=16, lr=0.05)
 
 
 class StopsItself(Trainer):
@@ -59,7 +59,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def flags(data: Path, run: Path, **recipe: object) -> list[str]:
-    given = {"data": data, "out": run, "width": 2, "batch-size": 16, "lr": 0.05} | recipe
+    given = {"data": data, "out": run, "width": 8, "batch-size": 16, "lr": 0.05} | recipe
     return [str(word) for name, value in given.items() for word in (f"--{name}", value)]
 
 
@@ -118,7 +118,7 @@ def test_sigterm_in_the_middle_of_training_is_a_clean_end(stopped: tuple[Path, s
 
 
 def test_a_run_stopped_by_sigterm_resumes_to_the_same_weights_bit_for_bit(stopped: tuple[Path, str, int, str], blobs: Path, tmp_path: Path) -> None:
-    run, recipe = stopped[0], Recipe(data=str(blobs), width=2, epochs=6, batch_size=4, lr=0.05)
+    run, recipe = stopped[0], Recipe(data=str(blobs), width=8, epochs=6, batch_size=4, lr=0.05)
     before = checkpoint.read(run / "last.pt")
     assert 1 <= before["epoch"] < 6
     train(recipe, run, resume=True)
@@ -183,7 +183,7 @@ def test_two_processes_end_with_the_same_weights(parallel: Path) -> None:
 
 
 def test_two_processes_see_different_pictures(parallel: Path, blobs: Path, tmp_path: Path) -> None:
-    train(Recipe(data=str(blobs), width=2, epochs=2, batch_size=16, lr=0.05), tmp_path / "run")
+    train(Recipe(data=str(blobs), width=8, epochs=2, batch_size=16, lr=0.05), tmp_path / "run")
     assert not same(checkpoint.read(parallel / "last.pt")["network"], checkpoint.read(tmp_path / "run" / "last.pt")["network"])
 
 
@@ -209,7 +209,7 @@ def test_the_command_line_trains_under_torchrun_and_speaks_once(blobs: Path, tmp
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # torch compiles C++ for about 50 s of processor time
 def test_a_compiled_network_trains_to_a_checkpoint_that_an_uncompiled_one_reads(blobs: Path, tmp_path: Path) -> None:
-    recipe = Recipe(data=str(blobs), width=2, epochs=1, batch_size=16, lr=0.05, compile=True, precision="fp32")
+    recipe = Recipe(data=str(blobs), width=8, epochs=1, batch_size=16, lr=0.005, compile=True, precision="fp32")
     train(recipe, tmp_path / "compiled")
     train(Recipe(**recipe.as_dict() | {"compile": False}), tmp_path / "plain")
     compiled, plain = (checkpoint.read(tmp_path / run / "best.pt")["network"] for run in ("compiled", "plain"))

@@ -40,11 +40,11 @@ def test_a_reproduction_of_toy_length_goes_on_where_it_was_and_writes_its_page(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "page.md"
-    words = ["--root", root, "--out", tmp_path / "runs", "--page", file, "--width", 4, "--epochs", 1, "--seeds", 0, 1]
+    words = ["--root", root, "--out", tmp_path / "runs", "--page", file, "--width", 8, "--epochs", 1, "--seeds", 0, 1]
     monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, words), "--losses", "elogitnorm", "elogitnorm-others"])
     reproduce.main()
     first = file.read_text()
-    assert first.startswith("**Not at the paper's size: width 4, 1 epochs, 2 seeds")
+    assert first.startswith("**Not at the paper's size: width 8, 1 epochs, 2 seeds")
     assert "textures 60 of 5,640" in first
     assert "mean over C - 1 instead of C | far, MSP" in first
     assert "head distances detached | not run" in first

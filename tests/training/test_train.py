@@ -95,7 +95,7 @@ def refused(argv: list[str]) -> str:
 def finished(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that nothing interrupted. Read only."""
     run = tmp_path_factory.mktemp("finished") / "run"
-    train(Recipe(data=str(blobs), width=4, epochs=2, batch_size=16, lr=0.05), run)
+    train(Recipe(data=str(blobs), width=8, epochs=2, batch_size=16, lr=0.05), run)
     return run
 
 
@@ -104,7 +104,7 @@ def finished(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("loss", "precision"), [("elogitnorm", "bf16"), ("elogitnorm", "fp32"), ("logitnorm", "bf16"), ("ce", "fp32")])
 def test_training_learns(recipe: Recipe, tmp_path: Path, loss: Any, precision: Any) -> None:
-    recipe = replace(recipe, loss=loss, precision=precision, epochs=10)
+    recipe = replace(recipe, loss=loss, precision=precision, epochs=12, lr=0.02)
     train(recipe, tmp_path / "run")
     trained = load_trained(tmp_path / "run")
     unseen = load(open_parts(recipe).calibration, recipe.input, "calibration pictures")
@@ -480,7 +480,7 @@ def test_a_run_can_go_on_from_another_runs_network(recipe: Recipe, finished: Pat
     assert load_trained(tmp_path / "run").recipe.initial == str(finished)
 
 
-@pytest.mark.parametrize(("name", "value"), [("width", 8), ("seed", 3), ("calibration_share", 0.2)])
+@pytest.mark.parametrize(("name", "value"), [("width", 16), ("seed", 3), ("calibration_share", 0.2)])
 def test_a_network_that_saw_the_calibration_part_or_does_not_fit_is_not_gone_on_from(
     recipe: Recipe, finished: Path, tmp_path: Path, name: str, value: float
 ) -> None:
