@@ -5,11 +5,15 @@ A block lies between `<!-- name -->` and `<!-- /name -->`. `test_docs` fails whi
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.page import essentials
+from benchmarks.reproduction import Reproduction
+from service.bundle.evaluation import Evaluation
 from service.errors import INTERNAL, ROUTING, TABLE
 from service.metrics import Metrics
 from service.settings import Settings
@@ -80,7 +84,7 @@ def scoring() -> str:
         ("the same here", f"{shared['ours_s']:.1f}, {shared['ratio']:.1f} times faster", ""),
         (f"all {every['count']} here", f"{every['ours_s']:.1f}", f"{measured['memory']['peak_mb']:.0f}"),
     ]
-    return table("100,000 x 512 features | CPU seconds | peak memory, MB", rows)
+    return table(f"100,000 x 512 features, {measured['threads']} threads | CPU seconds | peak memory, MB", rows)
 
 
 def training() -> str:
@@ -92,6 +96,40 @@ def training() -> str:
     network = f"width {found['width']}, batch {found['batch_size']}, {found['precision']}"
     speeds = [f"{found[f'{name}_images_per_second']}" for name in ("plain", "ours")]
     return table("machine | ours | plain loop, images/s | ours, images/s | ratio", [(found["hardware"], network, *speeds, f"{found['ratio']:.2f}")])
+
+
+def reproduction() -> str:
+    """What `benchmarks/reproduce.py` found, in short."""
+    if not (file := RESULTS / "cifar10.json").exists():
+        return "Not run yet."
+    return essentials(Reproduction.model_validate_json(file.read_bytes()))
+
+
+def fitting() -> str:
+    """What `benchmarks/fitting.py` measured."""
+    fits = json.loads((RESULTS / "fitting.json").read_text())["fits"]
+    rows = []
+    for classes, logits in (("10", "4"), ("1000", "400")):
+        peaks = {key: found[classes]["peak_mb"] for key, found in fits.items() if classes in found}
+        ranked = sorted(peaks, key=lambda key: -peaks[key])
+        median = statistics.median(peaks.values())
+        rows.append((f"{classes}, logits of {logits} MB", str(len(peaks)), f"{median:.0f}", f"{peaks[ranked[0]]} (`{ranked[0]}`)"))
+    return table("classes | fits | median peak, MB | largest peak, MB", rows)
+
+
+def search() -> str:
+    """What `evaluate --search` chose, and what that changed."""
+    before, after = (Evaluation.model_validate_json((RESULTS / file).read_bytes()) for file in ("defaults.json", "search.json"))
+    assert after.search
+    rows = []
+    for key, choice in after.search.choices.items():
+        pair = [evaluation.postprocessors[key] for evaluation in (before, after)]
+        near = [f"{100 * entry.near.auroc:.2f}" for entry in pair if entry.near]
+        far = [f"{100 * entry.far.auroc:.2f}" for entry in pair if entry.far]
+        values = ", ".join(f"{name} {value:g}" for name, value in choice.hyperparameters.items())
+        rows.append((f"`{key}`", values, f"{choice.tried}", " → ".join(near), " → ".join(far)))
+    heading = f"{after.search.id_images:,} against {after.search.ood_images:,} pictures"
+    return f"{heading}:\n\n" + table("score | chosen | of | near AUROC, % | far* AUROC, %", rows)
 
 
 def serving() -> str:
@@ -260,6 +298,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gate": gate,
     "scoring": scoring,
     "training": training,
+    "reproduction": reproduction,
+    "fitting": fitting,
+    "search": search,
     "serving": serving,
     "precisions": precisions,
     "rollout": rollout,

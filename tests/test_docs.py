@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.page import page
+from benchmarks.reproduction import Reproduction
 from service.__main__ import build_parser
-from tests.readme import BLOCKS, README, ROOT, block
+from tests.readme import BLOCKS, README, RESULTS, ROOT, block
 from training.__main__ import build_parser as build_training_parser
 from training.postprocessors import EVALUATED_ONLY, REGISTRY
 
@@ -16,6 +18,16 @@ TEXT = README.read_text()
 @pytest.mark.parametrize("name", BLOCKS)
 def test_each_written_block_of_the_readme_is_up_to_date(name: str) -> None:
     assert block(TEXT, name) == BLOCKS[name](), "run `python -m tests.readme`"
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in RESULTS.glob("*.json")))
+def test_each_results_file_is_what_a_block_of_the_readme_is_written_from(file: str) -> None:
+    assert f'"{file}"' in (ROOT / "tests" / "readme.py").read_text()
+
+
+def test_pages_of_results_are_what_their_numbers_say() -> None:
+    for file in RESULTS.glob("*.md"):
+        assert file.read_text() == page(Reproduction.model_validate_json(file.with_suffix(".json").read_bytes())), "run `python -m benchmarks.page`"
 
 
 @pytest.mark.parametrize("key", [*REGISTRY, *EVALUATED_ONLY])

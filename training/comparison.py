@@ -21,7 +21,7 @@ PALETTE = {"near": 0, "far": 4, "stand-in": 8}
 
 @dataclass(frozen=True)
 class Table:
-    """`cells`: score -> one (value, shade) for each column; the shade is 1 for the best of the column and 0 for the worst."""
+    """`cells`: score -> one (value, shade) for each column; the shade is 1 for the best of the column and 0 for its worst quarter."""
 
     slug: str
     title: str
@@ -48,10 +48,14 @@ def partial_groups(evaluation: Evaluation) -> set[str]:
 
 def shaded(slug: str, title: str, more_is_better: bool, columns: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> Table:
     numbers = np.array([[np.nan if cell is None else cell for cell in row] for row in values.values()])
-    low, high = np.nanmin(numbers, axis=0, initial=np.inf), np.nanmax(numbers, axis=0, initial=-np.inf)
-    spread = np.where(high > low, high - low, 1)
-    shades = (numbers - low) / spread if more_is_better else (high - numbers) / spread
-    shades = np.where(np.isnan(numbers), 0, shades)
+    goodness = numbers if more_is_better else -numbers
+    shades = np.zeros_like(numbers)
+    for column in range(numbers.shape[1]):
+        known = goodness[:, column][~np.isnan(goodness[:, column])]
+        if len(known):
+            # From the lower quartile on, or one score far behind would leave no difference between the others.
+            low, high = np.quantile(known, 0.25), known.max()
+            shades[:, column] = np.nan_to_num((goodness[:, column] - low) / (high - low) if high > low else 0.0).clip(0, 1)
     cells = {key: list(zip(row, map(float, shade), strict=True)) for (key, row), shade in zip(values.items(), shades, strict=True)}
     return Table(slug, title, more_is_better, columns, cells)
 

@@ -189,9 +189,11 @@ def risk_coverage(risks: Mapping[str, Array]) -> Figure:
     # The first few answers say nothing yet: one error among ten is 10 %.
     rows = np.unique(np.linspace(min(count // 20, 49), count - 1, 200).astype(int))
     for key, risk in risks.items():
-        axes.plot((rows + 1) / count, risk[rows], color=COLOUR["muted"], linewidth=0.9, gid=f"curve-{key}")
+        axes.plot((rows + 1) / count, risk[rows], color=COLOUR["muted"], linewidth=0.9, alpha=0.4, gid=f"curve-{key}")
     percent_axes(axes, "coverage: pictures that are answered", "errors among them")
-    axes.set_ylim(0, 1.05 * max(0.001, *(risk[rows].max() for risk in risks.values())))
+    # A score that is no guide to errors at all would press the others together.
+    every = max(risk[-1] for risk in risks.values())
+    axes.set_ylim(0, max(0.001, min(1.6 * every, 1.05 * max(risk[rows].max() for risk in risks.values()))))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     return figure
 
