@@ -168,7 +168,7 @@ def precisions() -> str:
 
 def endurance() -> str:
     """What `benchmarks/soak.py`, `benchmarks/reload.py` and `benchmarks/fuzz.py` found."""
-    soak, reload, fuzz = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("soak", "reload", "fuzz"))
+    soak, reload, fuzz = (json.loads((RESULTS / name).read_text()) for name in ("soak.json", "reload.json", "fuzz.json"))
     memory, files, reloads = soak["memory_mb"], soak["open_files"], reload["memory_mb"]
     pictures, tries = fuzz["mutated_pictures"], fuzz["schemathesis"]
     failed = sum(count for status, count in reload["answers"].items() if status != "200")
