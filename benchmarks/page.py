@@ -99,7 +99,7 @@ def essentials(found: Reproduction) -> str:
             ]
         )
     headings = ["loss", "accuracy", "ECE as served", "near AUROC, MSP", "far* AUROC, MSP", "best score, near / far*"]
-    return f"{first_line(found)} Published in brackets.\n\n{table(headings, rows)}"
+    return f"{first_line(found)} Published in brackets. {partial(found)}\n\n{table(headings, rows)}"
 
 
 def groups(found: Reproduction, variant: str) -> str:

@@ -122,14 +122,15 @@ def search() -> str:
     before, after = (Evaluation.model_validate_json((RESULTS / file).read_bytes()) for file in ("defaults.json", "search.json"))
     assert after.search
     rows = []
-    for key, choice in after.search.choices.items():
+    several = {key: choice for key, choice in after.search.choices.items() if choice.tried + choice.left_out > 1}
+    for key, choice in several.items():
         pair = [evaluation.postprocessors[key] for evaluation in (before, after)]
         near = [f"{100 * entry.near.auroc:.2f}" for entry in pair if entry.near]
         far = [f"{100 * entry.far.auroc:.2f}" for entry in pair if entry.far]
         values = ", ".join(f"{name} {value:g}" for name, value in choice.hyperparameters.items())
         rows.append((f"`{key}`", values, f"{choice.tried}", " → ".join(near), " → ".join(far)))
     heading = f"{after.search.id_images:,} against {after.search.ood_images:,} pictures"
-    return f"{heading}:\n\n" + table("score | chosen | of | near AUROC, % | far* AUROC, %", rows)
+    return f"{heading}:\n\n" + table("score | chosen | tried | near AUROC, % | far* AUROC, %", rows)
 
 
 def serving() -> str:

@@ -50,7 +50,7 @@ def test_a_reproduction_of_toy_length_goes_on_where_it_was_and_writes_its_page(
     assert "head distances detached | not run" in first
     assert page(Reproduction.model_validate_json(file.with_suffix(".json").read_bytes())) == first
     runs = sorted(folder.name for folder in (tmp_path / "runs").iterdir())
-    assert runs == [f"{variant}-w4-e1-s{seed}" for variant in ("elogitnorm-others", "elogitnorm") for seed in (0, 1)]
+    assert runs == [f"{variant}-w8-e1-s{seed}" for variant in ("elogitnorm-others", "elogitnorm") for seed in (0, 1)]
     assert read(tmp_path / "runs" / runs[0] / "last.pt")["recipe"]["calibration_share"] == 0
     capsys.readouterr()
     (tmp_path / "runs" / runs[0] / "evaluation-last.json").unlink()
