@@ -37,7 +37,7 @@ class QueueFull(Exception):
 # A batch beside another one: where fewer rows wait, they wait for more, or for the other one's end. Most networks need this many to be
 # as fast per row as with any number.
 COMPANY = 4
-# Of the worker threads. Where CPUs are scarce the event loop goes first: it has little to do, and all of it is what the next batch waits for.
+# By how much the worker threads stand back: where CPUs are scarce the event loop goes first, whose little work is what the next batch waits for.
 NICE = 5
 # So long may more rows wait than fit into one batch before that is no burst any more but overload; which ends once nobody was refused for so long.
 BURST_SECONDS, RELIEF_SECONDS = 0.5, 1.0
@@ -154,7 +154,8 @@ class Batcher:
 
     def work(self) -> None:
         """A worker thread: takes, runs, hands out, until closed."""
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        own = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICE)
         while batch := self.take():
             alone = self.running == 1
             started = time.monotonic()

@@ -1,4 +1,6 @@
 import asyncio
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -255,6 +257,23 @@ def test_with_a_delay_a_call_waits_for_company_but_no_longer() -> None:
             assert time.monotonic() - started > 0.2
 
     run(test)
+
+
+def test_its_threads_give_way_to_the_event_loop_however_low_the_process_stands_already() -> None:
+    program = """
+import asyncio, os, threading
+from service.batcher import NICE, Batcher
+os.nice(10)
+async def main():
+    async with Batcher(lambda rows: (rows,), 8, 100, workers=2) as batcher:
+        await asyncio.sleep(0.1)
+        for thread in batcher.threads:
+            assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == 10 + NICE
+        assert os.getpriority(os.PRIO_PROCESS, 0) == 10
+asyncio.run(main())
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_batches_of_one_work() -> None:
