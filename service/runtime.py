@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -79,11 +80,15 @@ class Runtime:
         self.buckets = Buckets(bundle, self.session, self.device, max_batch_size) if self.device == "cuda" else None
         # A GPU runs one batch after another. CPUs are busiest with a batch each: threads that share one wait for each other at every node.
         self.workers = threads if self.device == "cpu" else 1
-        self.single = open_session(bundle.model, bundle.folder, device, 1) if self.workers > 1 else self.session
 
     @property
     def device(self) -> str:
         return "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
+
+    @cached_property
+    def single(self) -> ort.InferenceSession:
+        """A session of one thread, which only those need who run batches side by side."""
+        return open_session(self.bundle.model, self.bundle.folder, "cpu", 1) if self.workers > 1 else self.session
 
     def run(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Images uint8 (N, H, W, 3) -> probabilities (N, C) and raw scores (N, P)."""
