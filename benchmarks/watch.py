@@ -25,7 +25,6 @@ import httpx
 
 from benchmarks.panels import DASHBOARDS, draw
 from benchmarks.traffic import Account, Traffic
-from service.settings import Settings
 from tests.processes import process, wait_until_ready
 from tests.prometheus import ask, firing, prometheus
 from training.sources import open_source
@@ -67,8 +66,8 @@ class Found:
     panels: int
     queries: int
     empty: list[str]
-    captured: int | None
-    captured_but_not_rejected: int | None
+    captured: int
+    captured_but_not_rejected: int
     rejected: dict[str, int]
     replayed: int
     replay_changes: dict[str, int]
@@ -101,10 +100,9 @@ def scenario(
 ) -> Found:
     """folder: an empty one. pictures, strangers: what is sent; fresh: ID pictures to calibrate on. picture: where to draw the OOD dashboard."""
     served = shutil.copytree(models, folder / "models")
-    command = ["-m", "service", "serve", "--models-dir", str(served), "--state-dir", str(folder / "state"), *OPTIONS]
-    capture = folder / "captured" if "capture_dir" in Settings.model_fields else None
-    if capture is not None:
-        command += ["--capture-dir", str(capture)]
+    capture = folder / "captured"
+    kept = ("--state-dir", str(folder / "state"), "--capture-dir", str(capture))
+    command = ["-m", "service", "serve", "--models-dir", str(served), *kept, *OPTIONS]
     (folder / "prometheus").mkdir()
     with process(*command) as (server, address), httpx.Client(base_url=address, timeout=60) as client:
         assert server.stderr
@@ -146,7 +144,7 @@ def scenario(
         server.wait(60)
     account = traffic.account
     captured, strayed = look_into(capture, account)
-    changes, replayed = replay(served, capture if captured else write(folder / "rejected", [data for _, data in account.rejected.values()]))
+    changes, replayed = replay(served, capture)
     return Found(
         answered=account.answered,
         refused_as_broken=account.refused,
@@ -172,10 +170,8 @@ def scenario(
     )
 
 
-def look_into(capture: Path | None, account: Account) -> tuple[int | None, int | None]:
+def look_into(capture: Path, account: Account) -> tuple[int, int]:
     """How many pictures were captured as rejected, and how many of them the clients were not told to be."""
-    if capture is None:
-        return None, None
     sidecars = [json.loads(file.read_text()) for file in capture.rglob("*.json")]
     identifiers = [sidecar["request_id"] for sidecar in sidecars if sidecar["why"] == "rejected"]
     return len(identifiers), sum(identifier not in account.rejected for identifier in identifiers)
