@@ -4,7 +4,7 @@
 
 A real server and a real Prometheus with the deployed rules. CIFAR-10 test pictures are sent, then one in five is a character from a street; once the
 alert fires, every panel of both dashboards is asked for; then come `oodgate calibrate`, a reload under load, clean traffic again, and
-`oodgate replay` of the rejected pictures at a stricter alpha.
+`oodgate replay` of what was captured at a stricter alpha.
 """
 
 import argparse

@@ -272,14 +272,13 @@ def watch() -> str:
         ("alert in Prometheus", f"{found['alert_after_seconds']:.1f} s after the change"),
         ("OOD, sent and estimated", f"{found['ood_ratio']:.1%}, {found['prevalence']:.1%} ± {found['prevalence_standard_error']:.1%}"),
         ("panels of both dashboards", f"{found['panels']}, {found['queries']} queries, {len(found['empty'])} empty"),
-        ("`replay` of rejected pictures at alpha 1 %", f"{changes} of {found['replayed']}"),
+        ("captured as rejected", f"{found['captured']}, of which {found['captured_but_not_rejected']} were not"),
+        ("`replay` of captured pictures at alpha 1 %", f"{changes} of {found['replayed']}"),
         (
             "`calibrate` and reload",
             f"{found['calibration_images']:,} pictures; the alert ends" if not found["alert_after_reload"] else "the alert stays",
         ),
     ]
-    if found["captured"] is not None:
-        rows.insert(6, ("captured as rejected", f"{found['captured']}, of which {found['captured_but_not_rejected']} were not"))
     return table("one run | found", rows)
 
 
