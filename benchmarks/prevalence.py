@@ -46,19 +46,21 @@ def scores(where: str) -> NDArray[np.float32]:
 
 
 def windows(good: NDArray[np.float64], strangers: NDArray[np.float64], ood_ratio: float) -> dict[str, float]:
-    """p-values of each -> how far the estimates are from the truth, in points, and how far above it, in standard errors."""
+    """p-values of each -> how far the estimates are from the truth, in points, and in how many windows `lower` is above it."""
     random = np.random.default_rng(0)
     count = round(arguments.window * ood_ratio)
-    errors, excesses = [], []
+    errors, excesses, exceeded = [], [], []
     for _ in range(arguments.runs):
         prevalence = Prevalence(model.manifest.calibration.n, arguments.window)
         prevalence.observe(np.concatenate([random.choice(good, arguments.window - count, False), random.choice(strangers, count, False)]).tolist())
         share = prevalence.estimate()
         errors.append(100 * (share.ratio - ood_ratio))
         excesses.append((share.ratio - ood_ratio) / share.standard_error)
+        exceeded.append(share.lower > ood_ratio)
     return {
         "mean_error_points": round(float(np.mean(errors)), 2),
         "largest_error_points": round(float(np.abs(errors).max()), 2),
+        "at_least_above_truth": int(sum(exceeded)),
         "within_three_points": float(np.mean(np.abs(errors) <= 3)),
         "largest_excess_standard_errors": round(float(max(excesses)), 2),
     }

@@ -46,6 +46,7 @@ class Metrics:
         self.drift_alarm = gauge("drift_alarm", "1 from when the evidence reached ln 100 until it is acknowledged", "model", together="liveall")
         self.prevalence = gauge("ood_prevalence_ratio", "At least what share of the latest images is OOD, estimated", "model", together="liveall")
         self.prevalence_error = gauge("ood_prevalence_standard_error_ratio", "Standard error of that share", "model", together="liveall")
+        self.prevalence_lower = gauge("ood_prevalence_lower_ratio", "What that share is at least, at 99 % confidence", "model", together="liveall")
         by_version = ("model", "version")
         self.feedback_images = gauge(
             "feedback_images", "Images of which feedback told the truth", *by_version, "truth", "decision", together="livesum"
@@ -135,6 +136,7 @@ class Metrics:
         share = estimate([watch.prevalence for watch in watches])
         self.prevalence.labels(name).set(share.ratio)
         self.prevalence_error.labels(name).set(share.standard_error)
+        self.prevalence_lower.labels(name).set(share.lower)
         for model in models:
             self.publish_feedback(model, model.watch)
 

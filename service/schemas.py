@@ -138,6 +138,7 @@ class PrevalenceReport(Wire):
 
     ratio: float
     standard_error: float
+    lower: Annotated[float, Field(description="the share is at least this, at 99 % confidence")]
     images: Annotated[int, Field(description="in the sliding window")]
 
 

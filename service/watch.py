@@ -123,7 +123,7 @@ class Watch:
             )
         return MonitorReport(
             drift=drift,
-            prevalence=PrevalenceReport(ratio=share.ratio, standard_error=share.standard_error, images=share.images) if share.images else None,
+            prevalence=PrevalenceReport.model_validate(share, from_attributes=True) if share.images else None,
             feedback=FeedbackReport(false_reject=rate_report(self.tally.false_reject), missed_ood=rate_report(self.tally.missed_ood)),
         )
 

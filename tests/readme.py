@@ -251,12 +251,12 @@ def prevalence() -> str:
     for key, sets in found["scores"].items():
         for name, ratios in sets.items():
             cells = [
-                f"{entry['mean_error_points']:+.1f}, {entry['within_three_points']:.1%}, {entry['largest_excess_standard_errors']:.1f}"
+                f"{entry['mean_error_points']:+.1f}, {entry['within_three_points']:.1%}, {entry['at_least_above_truth']}"
                 for entry in ratios.values()
             ]
             rows.append((f"`{key}`, {name}", *cells))
     shares = " | ".join(f"{float(ratio):.0%} OOD" for ratio in next(iter(next(iter(found["scores"].values())).values())))
-    what = "mean error in points, windows within 3 points, most above the truth in standard errors"
+    what = "mean error in points, windows within 3 points, windows in which what the share is at least was above the truth"
     return f"Of {found['runs']} windows: {what}.\n\n" + table(f"score, strangers | {shares}", rows)
 
 

@@ -26,7 +26,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     folder = tmp_path_factory.mktemp("prometheus")
     pictures = [(ROOT / "examples" / name).read_bytes() for name in ("cat.png", "street-view-character.png")]
     with (
-        serving(ROOT / "models", shadow_postprocessors=("knn",)) as server,
+        serving(ROOT / "models", shadow_postprocessors=("knn",), capture_dir=str(folder / "captured")) as server,
         scraping(folder, server.base_url.port or 0) as client,
     ):
         patience = time.monotonic() + 90

@@ -54,6 +54,10 @@ def provider(replica: str, device: str, expected: str = "") -> dict[str, str]:
     return {f'oodgate_provider_info{{{replica},provider="{device}EP",device="{device}"{wanted}}}': "1x200"}
 
 
+def captured(result: str, values: str) -> dict[str, str]:
+    return {f'oodgate_capture_total{{{A},kind="{kind}",result="{result}"}}': values for kind in ("rejected", "control")}
+
+
 @dataclass(frozen=True)
 class Case:
     """Series, and the labels of every alert of that name that must fire after 100 minutes: none, when it must stay silent."""
@@ -117,6 +121,9 @@ CASES = [
     Case("OodgateVersionsDiffer", "a rollout of ten minutes", served(A, 1) | {key: "_x90 " + value for key, value in served(A, 2).items()}),
     Case("OodgateLoadFailed", "lately", {f'oodgate_model_loads_total{{{A},model="m",result="failed"}}': "0x95 1x100"}, [MODEL]),
     Case("OodgateLoadFailed", "long ago", {f'oodgate_model_loads_total{{{A},model="m",result="failed"}}': "0x10 1x190"}),
+    Case("OodgateCaptureFails", "a full disk", captured("failed", "0x95 1+5x100"), [{"job": "oodgate", "instance": "a"}]),
+    Case("OodgateCaptureFails", "mended", captured("failed", "0x10 5x190")),
+    Case("OodgateCaptureFails", "over a budget", captured("left_out", "0+5x200")),
 ]
 
 

@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import betabinom
 
 from service.bundle.decision import p_values
-from service.monitor import BETS, BLOCK, LOG_ALARM, Drift, Prevalence, estimate
+from service.monitor import BETS, BLOCK, LOG_ALARM, SPLIT, Drift, Prevalence, estimate
 from tests.streams import ALPHA, calibrated, naive_evidence, stream
 
 
@@ -128,34 +129,50 @@ def test_why_the_alarm_does_not_bet_on_p_values() -> None:
     assert fixed >= 5
 
 
-def windows(ood_ratio: float, runs: int, images: int = 2000, n: int = 5000) -> list[tuple[float, float]]:
-    """Estimate and standard error of the share of OOD, on runs whose OOD scores lie above all ID scores."""
-    found = []
-    for seed in range(runs):
-        random = np.random.default_rng(seed)
-        calibration, _ = calibrated(random, n)
-        scores = random.random(images, np.float32)
-        scores[: round(images * ood_ratio)] = 2
-        prevalence = Prevalence(n, images)
-        prevalence.observe(p_values(calibration, scores))
-        share = prevalence.estimate()
-        found.append((share.ratio, share.standard_error))
-    return found
-
-
 @pytest.mark.parametrize("truth", [0.1, 0.3])
 def test_the_share_of_ood_is_found_within_three_points_where_the_score_separates(truth: float) -> None:
-    ratios = [ratio for ratio, _ in windows(truth, 200)]
+    """On windows of 2,000 whose OOD scores lie above all ID scores."""
+    ratios = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        calibration, _ = calibrated(random, 5000)
+        scores = random.random(2000, np.float32)
+        scores[: round(2000 * truth)] = 2
+        prevalence = Prevalence(5000, 2000)
+        prevalence.observe(p_values(calibration, scores))
+        ratios.append(prevalence.estimate().ratio)
     assert np.mean([abs(ratio - truth) <= 0.03 for ratio in ratios]) >= 0.98
     assert np.mean(ratios) == pytest.approx(truth, abs=0.005)
 
 
-@pytest.mark.parametrize("truth", [0.0, 0.1, 0.3, 1.0])
-@pytest.mark.parametrize("n", [300, 5000])
-def test_the_share_of_ood_is_above_the_truth_by_no_more_than_its_error(truth: float, n: int) -> None:
-    over = [(ratio - truth) / error for ratio, error in windows(truth, 200, n=n)]
-    assert max(over) <= 4
-    assert np.mean([excess > 2 for excess in over]) <= 0.05
+@pytest.mark.parametrize("truth", [0.0, 0.05, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("images", [1, 20, 200, 2000])
+@pytest.mark.parametrize(("n", "confidence"), [(50, 0.99), (1000, 0.998), (5000, 0.998)])
+def test_what_the_share_of_ood_is_at_least_exceeds_the_truth_no_more_often_than_said(n: int, confidence: float, images: int, truth: float) -> None:
+    """By the exact distribution of usual p-values, over calibration sets and windows, where no OOD image has one."""
+    good = round(images * (1 - truth))
+    counts = np.arange(good + 1)
+    chances = np.array([1.0])
+    if good:
+        # A p-value is (1 + calibration images at least as strange) / (n + 1): above SPLIT from so many on.
+        strange = math.floor(SPLIT * (n + 1) - 1 + 1e-9) + 1
+        chances = betabinom(good, n + 1 - strange, strange).pmf(counts)
+    exceeded = []
+    for count in counts:
+        prevalence = Prevalence(n, images)
+        prevalence.usual.extend([True] * int(count) + [False] * (images - int(count)))
+        prevalence.count = int(count)
+        exceeded.append(prevalence.estimate().lower > 1 - good / images + 1e-9)
+    assert chances[exceeded].sum() <= 1 - confidence
+
+
+def test_the_share_of_ood_at_least_tells_strangers_from_noise() -> None:
+    prevalence = Prevalence(5000, 2000)
+    assert math.isnan(prevalence.estimate().lower)
+    prevalence.observe(np.linspace(1, 0.0005, 2000))
+    assert prevalence.estimate().lower == 0
+    prevalence.observe([0.001] * 200)
+    assert 0.05 < prevalence.estimate().lower < prevalence.estimate().ratio
 
 
 def test_only_the_latest_images_are_in_the_window() -> None:

@@ -51,6 +51,7 @@ def test_clean_traffic_raises_no_alarm_and_thirty_percent_ood_raises_it_within_f
         error = value(series, "ood_prevalence_standard_error_ratio", model="tiny")
         assert value(series, "ood_prevalence_ratio", model="tiny") == pytest.approx(0.3, abs=2 * error)
         assert error < 0.05
+        assert 0.1 < value(series, "ood_prevalence_lower_ratio", model="tiny") < value(series, "ood_prevalence_ratio", model="tiny")
 
 
 def test_what_requests_ask_for_does_not_move_the_watch_nor_do_shadows(models_dir: Path) -> None:
