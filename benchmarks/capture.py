@@ -3,6 +3,7 @@
 An accepted picture is mostly looked at and let go. A rejected one enters the minute's choice at first, and once that is full hardly ever.
 """
 
+import dataclasses
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from service.model import open_model
 from service.place import Array
 from service.settings import Settings
 from service.store import open_store
-from service.verdict import Verdict
+from service.verdict import Judged, judging
 
 MINUTES, OFFERS = 200, 2000
 
@@ -25,15 +26,14 @@ MINUTES, OFFERS = 200, 2000
 def microseconds(folder: Path, place: str) -> dict[str, float]:
     settings = Settings(device="cpu", intra_op_threads=1, capture_dir=place)
     model = open_model(folder, settings)
-    probabilities, scores = model.runtime.run(np.zeros((1, model.manifest.input.size, model.manifest.input.size, 3), np.uint8))
-    p_values, thresholds = np.zeros(1), np.zeros(1)
+    judged = Judged.of(*judging(model.runtime.run, model.default)(np.zeros((1, model.manifest.input.size, model.manifest.input.size, 3), np.uint8)))
     images = [Upload(bytes(100_000))]
 
     def offers(capture: Capture, rejected: Array, count: int) -> float:
-        verdict = Verdict(p_values, rejected, thresholds)
+        verdict = dataclasses.replace(judged.own, rejected=rejected)
         start = time.perf_counter()
         for _ in range(count):
-            capture.offer("request", model, model.default, verdict, probabilities, scores, images)
+            capture.offer("request", model, model.default, verdict, judged, images)
         return 1e6 * (time.perf_counter() - start) / count
 
     first, later, accepted = [], [], []

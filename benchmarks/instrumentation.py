@@ -14,15 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from starlette.requests import Request
 
 from benchmarks.hardware import hardware
-from service.context import Timing
 from service.counting import count
 from service.feedback import Answered, Recent
 from service.metrics import STAGES, Metrics
 from service.model import open_model
 from service.settings import Settings
+from service.verdict import Judged, judge
 from service.watch import Watch
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,9 +38,7 @@ golden = np.load(arguments.bundle / "golden.npz")
 verdicts = [golden["probabilities"][row : row + 1] for row in range(32)], [golden["scores"][row : row + 1] for row in range(32)]
 pictures = list(zip(*verdicts, strict=True))
 context = SimpleNamespace(metrics=metrics, recent=recent, capture=None)
-request = Request({"type": "http", "app": SimpleNamespace(state=SimpleNamespace(context=context)), "state": {"timing": Timing(), "request_id": ""}})
-decided = [(probabilities, scores, model.judge(probabilities, scores, model.default)) for probabilities, scores in pictures]
-classes = [[int(probabilities.argmax())] for probabilities, _ in pictures]
+decided = [Judged(probabilities, scores, judge(probabilities, scores, model.default)) for probabilities, scores in pictures]
 
 
 def microseconds(part: Callable[[int], object]) -> float:
@@ -56,9 +53,8 @@ def microseconds(part: Callable[[int], object]) -> float:
 
 
 def whole(call: int) -> None:
-    probabilities, scores, verdict = decided[call % 32]
-    request.state.request_id = f"{call:032x}"
-    count(request, model, model.default, verdict, probabilities, scores, [])
+    judged = decided[call % 32]
+    count(context, f"{call:032x}", model, model.default, judged.own, judged, [])
 
 
 def stages(_: int) -> None:
@@ -68,10 +64,8 @@ def stages(_: int) -> None:
 
 
 PARTS: dict[str, Callable[[int], object]] = {
-    "counters of decision and class, histogram of p-values": lambda call: metrics.count(
-        model, model.default, decided[call % 32][2], classes[call % 32], []
-    ),
-    "drift alarm and prevalence": lambda call: model.observe(*decided[call % 32][:2], model.default, decided[call % 32][2]),
+    "counters of decision and class, histogram of p-values": lambda call: metrics.count(model, model.default, decided[call % 32].own, []),
+    "drift alarm and prevalence": lambda call: model.observe(decided[call % 32]),
     "remembering for feedback": lambda call: recent.remember(f"{call:032x}", Answered(model.watch, [False])),
     "all that is done with an answer": whole,
     "five stages, and the counter of requests": stages,

@@ -33,6 +33,7 @@ class Application(FastAPI):
     """FastAPI, with the problem document in its schema, and with a shorter way to what most requests ask for."""
 
     direct: ASGIApp
+    context: Context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A prediction passes by the router and by FastAPI's own middleware, which would take as long as all else on the event loop."""
@@ -55,7 +56,7 @@ class Application(FastAPI):
         return schema
 
 
-def create_app(settings: Settings, on_start_failure: Callable[[BaseException], None]) -> FastAPI:
+def create_app(settings: Settings, on_start_failure: Callable[[BaseException], None]) -> Application:
     """The application. It answers probes at once and loads its models meanwhile.
 
     on_start_failure: called when they cannot be served; it must end the process. Raises WrongSetting for a file of keys, a state_dir
@@ -73,12 +74,12 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
             on_start_failure(exc)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Application) -> AsyncIterator[None]:
         with closing(states):
             async with capture or nullcontext(), Repository(settings, metrics, states) as repository:
                 with Decoder(cpu_quota(), settings.max_image_pixels) as decoder:
                     recent: Recent[Watch] = Recent(settings.feedback_requests)
-                    app.state.context = Context(settings, metrics, repository, decoder, keys, drain, recent, capture)
+                    app.context = Context(settings, metrics, repository, decoder, keys, drain, recent, capture)
                     working = asyncio.create_task(work(repository))
                     working.add_done_callback(report)
                     yield

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import os
-import random
 import threading
 import time
 from collections import deque
@@ -21,17 +20,10 @@ from typing import Self
 
 import numpy as np
 
+from service.admission import Admission
 from service.place import Answered, Array, InferenceFailed, Place, late
 
 log = logging.getLogger(__name__)
-
-
-class QueueFull(Exception):
-    """Too many rows wait already."""
-
-    def __init__(self, message: str, retry_after_seconds: int) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
 
 
 # A batch beside another one: where fewer rows wait, they wait for more, or for the other one's end. Most networks need this many to be
@@ -39,8 +31,6 @@ class QueueFull(Exception):
 COMPANY = 4
 # By how much the worker threads stand back: where CPUs are scarce the event loop goes first, whose little work is what the next batch waits for.
 NICE = 5
-# So long may more rows wait than fit into one batch before that is no burst any more but overload; which ends once nobody was refused for so long.
-BURST_SECONDS, RELIEF_SECONDS = 0.5, 1.0
 Run = Callable[[Array], tuple[Array, ...]]
 # Of each caller: which row its part begins with, and the part.
 Batch = list[tuple[Place, int, Sequence[Array]]]
@@ -66,12 +56,10 @@ class Batcher:
         self.run = run
         self.beside = beside or run
         self.max_batch_size = max_batch_size
-        self.max_queue_size = max_queue_size
+        self.company = min(COMPANY, max_batch_size)
+        self.admission = Admission(max_batch_size, max_queue_size, workers * self.company)
         self.max_queue_delay = max_queue_delay_ms / 1000
         self.on_batch = on_batch
-        self.held = 0
-        self.calm_at = self.refused_at = -math.inf
-        self.seconds_per_row = 0.0
         self.waiting: deque[Place] = deque()
         self.changed = threading.Condition()
         self.running = 0
@@ -98,29 +86,15 @@ class Batcher:
         return all(thread.is_alive() for thread in self.threads)
 
     def refuse_when_full(self, rows: int = 1) -> None:
-        """Raises QueueFull when so many rows would not fit now.
-
-        Bursts may fill the queue. A queue that stays longer than a batch makes everyone wait and nothing faster: then only a batch may wait.
-        """
-        now = time.monotonic()
-        if self.held <= self.max_batch_size:
-            self.calm_at = now
-        overloaded = now - self.calm_at > BURST_SECONDS or now - self.refused_at < RELIEF_SECONDS
-        most = min(self.max_batch_size, self.max_queue_size) if overloaded else self.max_queue_size
-        # A call that is larger than a batch has to begin some time.
-        if self.held + rows > most and (self.held or rows > self.max_queue_size):
-            self.refused_at = now
-            # At least a second: the header has no smaller unit. Spread out, lest those refused together come back together.
-            shortest = max(1, math.ceil(self.held * self.seconds_per_row))
-            wait = min(60, random.randint(shortest, 2 * shortest))
-            raise QueueFull(f"{self.held} images are waiting, at most {most} may", wait)
+        """Raises QueueFull when so many rows would not fit now."""
+        self.admission.check(rows, self.running > 0)
 
     @contextmanager
     def admit(self, rows: int, deadline: float) -> Iterator[Place]:
         """A place for so many rows, to be kept while they are prepared and answered, until a time.monotonic(). Raises QueueFull."""
         with self.changed:
             self.refuse_when_full(rows)
-            self.held += rows
+            self.admission.held += rows
         place = Place(rows, deadline, self.loop.create_future())
         timer = self.loop.call_later(max(0, deadline - time.monotonic()), place.expire)
         try:
@@ -129,7 +103,7 @@ class Batcher:
             timer.cancel()
             place.close()
             with self.changed:
-                self.held -= place.held
+                self.admission.held -= place.held
                 place.held = 0
 
     async def answer(self, place: Place, rows: Sequence[Array]) -> Answered:
@@ -147,7 +121,7 @@ class Batcher:
 
     def worthwhile(self) -> bool:
         """Whether to begin a batch with what waits."""
-        return bool(self.waiting) and (not self.running or self.rows_waiting() >= min(COMPANY, self.max_batch_size))
+        return bool(self.waiting) and (not self.running or self.rows_waiting() >= self.company)
 
     def rows_waiting(self) -> int:
         return sum(place.left for place in self.waiting)
@@ -157,7 +131,8 @@ class Batcher:
         own = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICE)
         while batch := self.take():
-            alone = self.running == 1
+            with self.changed:
+                alone = self.running == 1 and not self.worthwhile()
             started = time.monotonic()
             for place, _, _ in batch:
                 place.started = place.started or started
@@ -170,7 +145,8 @@ class Batcher:
                     place.broken = True
                 self.loop.call_soon_threadsafe(self.fail, batch, exc)
             else:
-                self.loop.call_soon_threadsafe(self.deliver, batch, outputs, time.monotonic() - started)
+                ended = time.monotonic()
+                self.loop.call_soon_threadsafe(self.deliver, batch, outputs, ended - started, ended)
             with self.changed:
                 self.running -= 1
 
@@ -182,8 +158,8 @@ class Batcher:
                 if self.worthwhile():
                     left = self.waiting[0].submitted + self.max_queue_delay - time.monotonic()
                     if left <= 0 or self.rows_waiting() >= self.max_batch_size:
-                        self.running += 1
                         batch = self.fill()
+                        self.running += 1
                         if self.worthwhile():
                             self.changed.notify()
                         return batch
@@ -202,8 +178,12 @@ class Batcher:
 
     def fill(self) -> Batch:
         """An equal share of a batch for everyone in reach; what a small call does not need, the large ones get."""
-        shares = dict.fromkeys(islice(self.waiting, self.max_batch_size), 0)
         room = self.max_batch_size
+        rows, workers = self.rows_waiting(), len(self.threads)
+        if rows >= workers * self.company:
+            # A part for each worker: side by side they end sooner than together on one batch, and none has to wait for new rows.
+            room = min(room, math.ceil(rows / workers))
+        shares = dict.fromkeys(islice(self.waiting, room), 0)
         while room and (hungry := [place for place, share in shares.items() if share < place.left]):
             equal = max(1, room // len(hungry))
             for place in hungry:
@@ -217,18 +197,16 @@ class Batcher:
             place.taken += share
             released = min(place.held, share)
             place.held -= released
-            self.held -= released
+            self.admission.held -= released
             if place.left:
                 # Behind those that had no turn yet.
                 self.waiting.append(place)
         return batch
 
-    def deliver(self, batch: Batch, outputs: tuple[Array, ...], seconds: float) -> None:
+    def deliver(self, batch: Batch, outputs: tuple[Array, ...], seconds: float, ended: float) -> None:
         """Hands a batch's rows out, on the event loop."""
         size = sum(len(rows) for _, _, rows in batch)
-        # The average over about the last ten batches.
-        per_row = seconds / size / len(self.threads)
-        self.seconds_per_row += (per_row - self.seconds_per_row) * (0.1 if self.seconds_per_row else 1)
+        self.admission.ran(seconds / size / len(self.threads), time.monotonic() - ended)
         if self.on_batch is not None:
             self.on_batch(size)
         start = 0

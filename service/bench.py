@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from service.batcher import QueueFull
+from service.admission import QueueFull
 from service.connection import server
 from service.decoder import Decoder, RefusedImage, Upload
 from service.load import LOST, OK, Caller, Outcome, Run, Target, closed_loop, open_loop
@@ -23,6 +23,7 @@ from service.runtime import cpu_quota
 from service.schemas import Answer
 from service.scoring import INTERRUPTED, REFUSALS, NoPictures, expand, find_folder
 from service.settings import Settings
+from service.verdict import Judged
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,8 @@ async def answer(model: Model, decoder: Decoder, name: str, top_k: int) -> Answe
         raise NoPictures(f"{name}: {exc.strerror}") from None
     except RefusedImage as exc:
         raise NoPictures(f"{name}: {exc}") from None
-    probabilities, scores = answered.outputs
-    verdict = model.judge(probabilities, scores, model.default)
-    return model.answer(probabilities, scores, verdict, model.default, top_k, [name])
+    judged = Judged.of(*answered.outputs)
+    return model.answer(judged.probabilities, judged.scores, judged.own, model.default, top_k, [name])
 
 
 def in_process(settings: Settings, names: Sequence[str]) -> Target:

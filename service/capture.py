@@ -27,10 +27,9 @@ from service.captured import Candidate
 from service.decoder import Upload
 from service.metrics import Metrics
 from service.model import Model
-from service.place import Array
 from service.settings import Settings, WrongSetting
 from service.store import FolderStore, NoStore, Store, open_store
-from service.verdict import Choice, Verdict
+from service.verdict import Choice, Judged, Verdict
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -74,10 +73,8 @@ class Capture:
         if self.thread.is_alive():
             log.warning("capture: the store did not take what was waiting within %g s, it is lost", STOP_SECONDS)
 
-    def offer(
-        self, request_id: str, model: Model, choice: Choice, verdict: Verdict, probabilities: Array, scores: Array, images: Sequence[Upload] | Pixels
-    ) -> None:
-        """Answered images (N): probabilities (N, C), scores (N, P). Copies no picture that is not chosen, and none that came encoded."""
+    def offer(self, request_id: str, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
+        """Answered images (N), and what was decided. Copies no picture that is not chosen, and none that came encoded."""
         for row, rejected in enumerate(verdict.rejected.tolist()):
             key = random.getrandbits(64)
             if not rejected:
@@ -107,8 +104,8 @@ class Capture:
                     alpha=choice.gate.alpha,
                     guarantee=choice.gate.guarantee,
                     p_value=float(verdict.p_values[row]),
-                    probabilities=probabilities[row].copy(),
-                    scores=scores[row].copy(),
+                    probabilities=judged.probabilities[row].copy(),
+                    scores=judged.scores[row].copy(),
                 )
                 window.add(key, candidate, picture.nbytes if isinstance(picture, np.ndarray) else len(picture))
 

@@ -13,13 +13,14 @@ from service.bundle.preprocess import Pixels
 from service.context import context_of, timing_of
 from service.decoder import Upload
 from service.model import Model
-from service.place import Array, Place
+from service.place import Place
+from service.verdict import Judged
 
 UNWATCHED_SECONDS = 0.05
 
 
-async def classify(request: Request, model: Model, images: Sequence[Upload] | Pixels, arrived: float, deadline: float) -> tuple[Array, Array]:
-    """Encoded pictures, or decoded ones (N, H, W, 3) -> probabilities (N, C) and scores (N, P).
+async def classify(request: Request, model: Model, images: Sequence[Upload] | Pixels, arrived: float, deadline: float) -> Judged:
+    """Encoded pictures, or decoded ones (N, H, W, 3) -> what the model makes of them.
 
     arrived, deadline: as time.monotonic() counts. Raises QueueFull, RefusedImage, DeadlinePassed, Departed or InferenceFailed.
     """
@@ -36,8 +37,7 @@ async def classify(request: Request, model: Model, images: Sequence[Upload] | Pi
     timing.queue, timing.infer = answered.queue_seconds, answered.infer_seconds
     stage["queue"].observe(timing.queue)
     stage["infer"].observe(timing.infer)
-    probabilities, scores = answered.outputs
-    return probabilities, scores
+    return Judged.of(*answered.outputs)
 
 
 def encoded(request: Request, inferred: float) -> None:

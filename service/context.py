@@ -73,10 +73,10 @@ class Timing:
 
 
 def context_of(request: Request) -> Context:
-    context: Context = request.app.state.context
+    context: Context = request.scope["app"].context
     return context
 
 
 def timing_of(request: Request) -> Timing:
-    timing: Timing = request.state.timing
+    timing: Timing = request.scope["state"]["timing"]
     return timing

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.batcher import QueueFull
+from service.admission import QueueFull
 from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.preprocess import InvalidImage, TooManyPixels, Undecodable, UnknownFormat
 from service.context import context_of, timing_of

@@ -27,6 +27,7 @@ ACCEPTED = (*IMAGE_TYPES, "multipart/form-data", "application/json")
 # Above this, parsing would be felt by the other requests on the event loop.
 LARGE_BYTES = 64 * 1024
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+TIMEOUT_FIELD = TIMEOUT_HEADER.lower().encode()
 NOTHING_ASKED = Question()
 
 
@@ -50,10 +51,13 @@ class UnsupportedEncoding(Exception):
     """A compressed body: its size could not be known before it is unpacked."""
 
 
-def header(request: Request, name: str) -> str | None:
-    """The first of this name. Starlette's own mapping builds and decodes for half as long as the whole body takes to be read."""
-    wanted = name.lower().encode()
-    return next((value.decode("latin-1") for key, value in request.scope["headers"] if key == wanted), None)
+def header(request: Request, name: bytes) -> str | None:
+    """The first of this name, which is in lower case. Starlette's own mapping searches and decodes for as long as the body takes to be read."""
+    scope = request.scope
+    if (fields := scope.get("fields")) is None:
+        fields = scope["fields"] = dict(reversed(scope["headers"]))
+    value = fields.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def read_question(request: Request) -> Question:
@@ -73,7 +77,7 @@ def read_question(request: Request) -> Question:
 def read_deadline(request: Request, settings: Settings) -> float:
     """When the answer is due, as time.monotonic() counts: request_deadline_ms from now, or sooner if the client asks. Raises InvalidParameter."""
     allowed = settings.request_deadline_ms
-    if (asked := header(request, TIMEOUT_HEADER)) is not None:
+    if (asked := header(request, TIMEOUT_FIELD)) is not None:
         try:
             milliseconds = float(asked)
         except ValueError:
@@ -86,54 +90,66 @@ def read_deadline(request: Request, settings: Settings) -> float:
 
 async def read_uploads(request: Request, settings: Settings, deadline: float) -> list[Upload]:
     """The pictures of a request, at least one. Raises one of the exceptions above, DeadlinePassed, or starlette's ClientDisconnect."""
-    content_type = header(request, "Content-Type") or "application/octet-stream"
+    content_type = header(request, b"content-type") or "application/octet-stream"
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in ACCEPTED:
         raise UnsupportedContentType(f"content type {media_type!r} is not accepted, send one of {', '.join(ACCEPTED)}")
-    body = counted(request, settings, deadline)
+    body = Body(request, settings, deadline)
     if media_type == "multipart/form-data":
         uploads = await read_multipart(body, content_type, settings.max_images_per_request)
     elif media_type == "application/json":
-        uploads = await read_json(await whole(body), settings.max_images_per_request)
+        uploads = await read_json(await body.whole(), settings.max_images_per_request)
     else:
-        uploads = [Upload(await whole(body))]
+        uploads = [Upload(await body.whole())]
         if not uploads[0].data:
             raise MalformedBody("the body is empty, there is no image in it")
     return uploads
 
 
-async def counted(request: Request, settings: Settings, deadline: float) -> AsyncIterator[bytes]:
-    """The body's chunks, until they are more, or later, than allowed. Raises UnsupportedEncoding, BodyTooLarge, BodyTooSlow,
-    DeadlinePassed, or starlette's ClientDisconnect.
+class Body:
+    """A request's body, until it is more, or later, than allowed. Raises UnsupportedEncoding, BodyTooLarge, BodyTooSlow, DeadlinePassed, or
+    starlette's ClientDisconnect.
     """
-    if (encoding := (header(request, "Content-Encoding") or "identity").lower()) != "identity":
-        raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
-    most = settings.max_body_bytes
-    length = header(request, "Content-Length") or ""
-    if length.isdigit() and int(length) > most:
-        raise BodyTooLarge(f"the body has {length} bytes, at most {most} are read")
-    read = 0
-    patience = time.monotonic() + settings.body_timeout_ms / 1000
-    more = True
-    while more:
+
+    def __init__(self, request: Request, settings: Settings, deadline: float) -> None:
+        if (encoding := (header(request, b"content-encoding") or "identity").lower()) != "identity":
+            raise UnsupportedEncoding(f"content encoding {encoding!r} is not accepted, send the body as it is")
+        self.receive = request.receive
+        self.most = settings.max_body_bytes
+        length = header(request, b"content-length") or ""
+        if length.isdigit() and int(length) > self.most:
+            raise BodyTooLarge(f"the body has {length} bytes, at most {self.most} are read")
+        self.settings = settings
+        self.deadline = deadline
+        self.patience = time.monotonic() + settings.body_timeout_ms / 1000
+        self.read = 0
+        self.more = True
+
+    async def chunk(self) -> bytes:
+        """What has come next."""
         try:
-            async with asyncio.timeout(min(patience, deadline) - time.monotonic()):
-                message = await request.receive()
+            async with asyncio.timeout(min(self.patience, self.deadline) - time.monotonic()):
+                message = await self.receive()
         except TimeoutError:
-            if deadline <= patience:
+            if self.deadline <= self.patience:
                 raise late() from None
-            raise BodyTooSlow(f"the body has not arrived within {settings.body_timeout_ms:g} ms, {read} bytes have") from None
+            raise BodyTooSlow(f"the body has not arrived within {self.settings.body_timeout_ms:g} ms, {self.read} bytes have") from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunk, more = message.get("body", b""), message.get("more_body", False)
-        read += len(chunk)
-        if read > most:
-            raise BodyTooLarge(f"the body has more than {most} bytes, which is the most that is read")
-        yield chunk
+        chunk: bytes = message.get("body", b"")
+        self.more = message.get("more_body", False)
+        self.read += len(chunk)
+        if self.read > self.most:
+            raise BodyTooLarge(f"the body has more than {self.most} bytes, which is the most that is read")
+        return chunk
 
+    async def whole(self) -> bytes:
+        first = await self.chunk()
+        return b"".join([first, *[chunk async for chunk in self]]) if self.more else first
 
-async def whole(body: AsyncIterator[bytes]) -> bytes:
-    return b"".join([chunk async for chunk in body])
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.more:
+            yield await self.chunk()
 
 
 async def read_json(body: bytes, max_images: int) -> list[Upload]:

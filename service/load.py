@@ -7,15 +7,12 @@ from the moment a request was due, so that a stalled server cannot hide what it 
 
 import asyncio
 import gc
-import os
 import random
-import selectors
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +21,6 @@ import uvloop
 OK, LOST = 200, 0
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99_9": 99.9, "max": 100}
 GRACE_SECONDS = 30.0
-SELECT_LIMIT = 1000
 
 
 class Caller(Protocol):
@@ -95,14 +91,21 @@ class OpenLoop(Run):
             self.idle.append(caller)
 
     async def arrive(self) -> None:
+        await asyncio.to_thread(self.pace, asyncio.get_running_loop())
+
+    def pace(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread of its own: an event loop's timers are good to the millisecond, which would make bursts of what should come evenly."""
         gaps, due = random.Random(0), time.perf_counter()
         while (due := due + gaps.expovariate(self.rate)) < self.end:
             if (ahead := due - time.perf_counter()) > 0:
-                await asyncio.sleep(ahead)
-            if self.idle:
-                self.ask(self.idle.pop(), due)
-            else:
-                self.waiting.append(due)
+                time.sleep(ahead)
+            loop.call_soon_threadsafe(self.arrived, due)
+
+    def arrived(self, due: float) -> None:
+        if self.idle:
+            self.ask(self.idle.pop(), due)
+        else:
+            self.waiting.append(due)
 
 
 Target = Callable[[], AbstractAsyncContextManager[Callable[[Run], Awaitable[Caller]]]]
@@ -128,7 +131,7 @@ def closed_loop(target: Target, callers: int, seconds: float, warm_seconds: floa
             await drive(load, made)
             return summarise({"loop": "closed", "connections": callers}, load)
 
-    return with_loop(run, uvloop.new_event_loop)
+    return with_loop(run)
 
 
 def open_loop(target: Target, rate: float, seconds: float, warm_seconds: float = 1.0, callers: int = 256) -> Outcome:
@@ -139,24 +142,14 @@ def open_loop(target: Target, rate: float, seconds: float, warm_seconds: float =
             await drive(load, made, load.arrive())
             return summarise({"loop": "open", "rate": round(rate, 2)}, load)
 
-    return with_loop(run, lambda: precise_loop(callers))
+    return with_loop(run)
 
 
-def precise_loop(callers: int) -> asyncio.AbstractEventLoop:
-    """select() waits to the microsecond; epoll, and with it uvloop, to the millisecond, which makes bursts of what should come evenly.
-
-    It knows no descriptor above 1023, though: a process that may come so far gets the other loop.
-    """
-    with Path(os.devnull).open("rb") as lowest:
-        most = lowest.fileno() + 2 * callers
-    return asyncio.SelectorEventLoop(selectors.SelectSelector()) if most < SELECT_LIMIT else uvloop.new_event_loop()
-
-
-def with_loop(run: Callable[[], Any], factory: Callable[[], asyncio.AbstractEventLoop]) -> Outcome:
+def with_loop(run: Callable[[], Any]) -> Outcome:
     gc.collect()
     gc.disable()
     try:
-        with asyncio.Runner(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             outcome: Outcome = runner.run(run())
             return outcome
     finally:

@@ -113,11 +113,11 @@ class Metrics:
         for shadow in model.shadows:
             self.shadow(model.name, shadow.postprocessor)
 
-    def count(self, model: Model, choice: Choice, verdict: Verdict, class_ids: Sequence[int], shadows: Sequence[Verdict]) -> None:
+    def count(self, model: Model, choice: Choice, verdict: Verdict, shadows: Sequence[Verdict]) -> None:
         """Answered images."""
         name, version, classes = model.name, str(model.version), model.manifest.classes
         self.p_values.observe((name, version, choice.postprocessor), verdict.p_values)
-        for class_id, rejected in zip(class_ids, verdict.rejected.tolist(), strict=True):
+        for class_id, rejected in zip(verdict.class_ids.tolist(), verdict.rejected.tolist(), strict=True):
             decision = "rejected" if rejected else "accepted"
             self.prediction(name, version, choice.postprocessor, decision).inc()
             if len(classes) <= MAX_CLASSES:

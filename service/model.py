@@ -12,11 +12,11 @@ import numpy as np
 from service.batcher import Batcher
 from service.bundle.decision import STANDARD_ALPHAS, Guarantee, Scores, TooFewCalibrationImages, open_gate
 from service.bundle.manifest import Bundle, load_bundle
-from service.bundle.reference import References, hold_against, open_references
+from service.bundle.reference import References, open_references
 from service.runtime import Runtime
 from service.schemas import Answer, ClassProbability, ModelDetail, ModelSummary, Ood, OperatingPoint, Prediction
 from service.settings import Settings
-from service.verdict import Choice, Verdict
+from service.verdict import Choice, Judged, Verdict, judge, judging
 from service.watch import Subject, Watch
 
 
@@ -51,12 +51,12 @@ class Model:
         self.watched = self.promised()
         self.watch = self.begin_watch()
         self.batcher = Batcher(
-            runtime.run,
+            judging(runtime.run, self.default),
             settings.max_batch_size,
             settings.max_queue_size,
             settings.max_queue_delay_ms,
             on_batch,
-            runtime.run_beside,
+            judging(runtime.run_beside, self.default),
             runtime.workers,
         )
 
@@ -115,13 +115,17 @@ class Model:
         )
         return Watch(subject, self.manifest.classes, about.n, self.settings.prevalence_window, promised=self.watched is not None)
 
-    def observe(self, probabilities: Scores, scores: Scores, choice: Choice, verdict: Verdict) -> list[bool]:
-        """Shows the watch answered images: probabilities (N, C), scores (N, P), and what was decided. Returns what its own gate rejects.
+    def decide(self, judged: Judged, choice: Choice) -> Verdict:
+        """What the chosen post-processor decides."""
+        return judged.own if choice.references is self.default.references else judge(judged.probabilities, judged.scores, choice)
+
+    def observe(self, judged: Judged) -> list[bool]:
+        """Shows the watch answered images. Returns which of them (N,) its own gate rejects.
 
         Whatever a request asks for, the watch sees the model's own post-processor and alpha: a client cannot move it by asking for others.
         """
-        own = verdict if choice.references is self.default.references else self.judge(probabilities, scores, self.default)
-        watched = own if self.watched is None or self.watched is self.default else self.judge(probabilities, scores, self.watched)
+        own = judged.own
+        watched = own if self.watched is None or self.watched is self.default else judge(judged.probabilities, judged.scores, self.watched)
         # Plain numbers: for the few images of a request they are faster than arrays.
         rejected: list[bool] = own.rejected.tolist()
         self.watch.observe(own.p_values.tolist(), rejected if watched is own else watched.rejected.tolist())
@@ -135,13 +139,6 @@ class Model:
         if not 1 <= top_k <= classes:
             raise TopKOutOfRange(f"top_k is {top_k}, it must be between 1 and {classes}, the number of classes")
         return top_k
-
-    def judge(self, probabilities: Scores, scores: Scores, choice: Choice) -> Verdict:
-        """Probabilities (N, C) and raw scores of every post-processor (N, P) -> what the chosen one decides."""
-        column = scores[:, choice.column]
-        values, thresholds = hold_against(choice.references, probabilities.argmax(axis=1), column)
-        # Not `>`: a score that is no number must not be let through.
-        return Verdict(values, ~(column <= thresholds), thresholds)
 
     def answer(self, probabilities: Scores, scores: Scores, verdict: Verdict, choice: Choice, top_k: int, names: Sequence[str | None]) -> Answer:
         """Probabilities (N, C), scores (N, P) and what was decided, as it goes over the wire."""

@@ -1,6 +1,6 @@
 """A body of multipart/form-data -> encoded pictures, as it arrives."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable
 from dataclasses import dataclass, field
 
 from python_multipart import MultipartParser
@@ -80,7 +80,7 @@ class Parts:
         return parse_options_header(self.disposition)[1].get(b"name", b"")
 
 
-async def read_multipart(body: AsyncIterator[bytes], content_type: str, max_images: int) -> list[Upload]:
+async def read_multipart(body: AsyncIterable[bytes], content_type: str, max_images: int) -> list[Upload]:
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise MalformedBody("the content type multipart/form-data names no boundary")

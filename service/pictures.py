@@ -14,6 +14,7 @@ from service.model import Model, open_model, shortest
 from service.schemas import Answer, Flag
 from service.scoring import NoPictures, expand, find_folder, score
 from service.settings import Settings
+from service.verdict import judge
 
 Output = Literal["table", "json"]
 
@@ -35,7 +36,7 @@ def predict(settings: Settings, paths: list[str], version: int | None, top_k: in
         choice, top_k = model.default, model.check_top_k(top_k)
         for found in score(model.runtime, names, settings, unreadable):
             probabilities, scores = found.probabilities[None], found.scores[None]
-            write.add(model.answer(probabilities, scores, model.judge(probabilities, scores, choice), choice, top_k, [found.name]))
+            write.add(model.answer(probabilities, scores, judge(probabilities, scores, choice), choice, top_k, [found.name]))
         write.close(f"{model.name} version {model.version}, {choice.postprocessor} at alpha {choice.gate.alpha:g} ({choice.gate.guarantee})")
     else:
         flags = flag(model, names, settings, fdr, unreadable)

@@ -11,6 +11,7 @@ from service.comparison import Compared, Side, page, print_table
 from service.model import Model, open_model
 from service.scoring import STANDARD_INPUT, NoPictures, Scored, expand, find_folder, score
 from service.settings import Settings
+from service.verdict import judge
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def compare(now: Model, then: Model, settings: Settings, names: list[str], unrea
     found = {entry.name: entry for entry in after}
     for entry in before:
         if entry.name in found:
-            yield Compared(entry.name, judge(now, entry), judge(then, found[entry.name]))
+            yield Compared(entry.name, side(now, entry), side(then, found[entry.name]))
 
 
-def judge(model: Model, entry: Scored) -> Side:
-    verdict = model.judge(entry.probabilities[None], entry.scores[None], model.default)
+def side(model: Model, entry: Scored) -> Side:
+    verdict = judge(entry.probabilities[None], entry.scores[None], model.default)
     return Side(model.manifest.classes[int(entry.probabilities.argmax())], float(verdict.p_values[0]), bool(verdict.rejected[0]))
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -185,11 +184,9 @@ class Repository:
             raise UnknownModel(f"{wanted} is not loaded; loaded: {loaded}")
         return model
 
-    @contextmanager
-    def lease(self, name: str | None = None, version: int | None = None) -> Iterator[Model]:
+    def lease(self, name: str | None = None, version: int | None = None) -> AbstractContextManager[Model]:
         """As `find`, and the model stays open until the end of the block, whatever is loaded meanwhile."""
-        with self.find(name, version).lease() as model:
-            yield model
+        return self.find(name, version).lease()
 
     def loaded(self) -> list[Model]:
         return [model for versions in self.models.values() for model in versions.values()]
@@ -202,7 +199,7 @@ class Repository:
 
     def waiting_images(self) -> int:
         """Images that wait, over all models."""
-        return sum(model.batcher.held for model in self.loaded())
+        return sum(model.batcher.admission.held for model in self.loaded())
 
     def all(self) -> list[Model]:
         if self.waiting_for is not None:

@@ -1,6 +1,7 @@
 """`oodgate serve`: uvicorn around the application, what signals mean, and a sentence and an exit code when it cannot start."""
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -12,10 +13,10 @@ from types import FrameType
 
 import prometheus_client
 import uvicorn
-from fastapi import FastAPI
 
 from service import logs, processes
-from service.app import create_app
+from service.app import Application, create_app
+from service.protocol import Protocol
 from service.settings import Settings, WrongSetting, unknown_variables
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Server(uvicorn.Server):
     skips the wait, a third one the finishing. Ctrl-C never waits. SIGHUP reads keys and models anew. The exit code is 0, or 130.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: Application, settings: Settings) -> None:
         super().__init__(configure(app, settings))
         self.application = app
         self.settings = settings
@@ -62,7 +63,7 @@ class Server(uvicorn.Server):
         task.add_done_callback(self.reloading.discard)
 
     async def reload(self) -> None:
-        context = self.application.state.context
+        context = self.application.context
         try:
             context.keys.read()
         except WrongSetting as exc:
@@ -100,6 +101,9 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     # A batch's thread that comes back from the graph waits so long for the event loop to give way; the default is five times as long.
     sys.setswitchinterval(0.001)
+    # What is there by now stays there. To look through it for garbage would stop the event loop for 30 ms every time.
+    gc.collect()
+    gc.freeze()
     server.run(sockets=[listener])
     processes.leave()
     for failure in failures:
@@ -111,10 +115,11 @@ def serve(settings: Settings) -> int:
     os._exit(INTERRUPTED if server.interrupted else 0)
 
 
-def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def configure(app: Application, settings: Settings) -> uvicorn.Config:
     """A uvicorn without what costs time on every request and serves nobody here."""
     return uvicorn.Config(
         app,
+        http=Protocol,
         lifespan="on",
         ws="none",
         log_config=None,

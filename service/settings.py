@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         256,
         ge=1,
         le=1_000_000,
-        description="Images that may wait in a burst, above it 429; in lasting overload no more than max_batch_size. "
+        description="Images that may wait in a burst, above it 429; in lasting overload as many as keep the CPUs busy. "
         "Images per second times the seconds that a client would wait.",
     )
     request_deadline_ms: float = Field(

@@ -1,12 +1,15 @@
-"""Who decides, and what was decided."""
+"""Who decides, and what is decided."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.decision import Gate, Scores
-from service.bundle.reference import References
+from service.bundle.preprocess import Pixels
+from service.bundle.reference import References, hold_against
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,42 @@ class Choice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """N images decided: p-values (N,), which are rejected (N,), and by which threshold (N,)."""
+    """N images decided: predicted classes (N,), p-values (N,), which are rejected (N,), and by which threshold (N,)."""
 
+    class_ids: NDArray[np.intp]
     p_values: NDArray[np.float64]
     rejected: NDArray[np.bool_]
     thresholds: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """N images as the graph sees them, probabilities (N, C) and scores (N, P), and as the model's own gate decides."""
+
+    probabilities: Scores
+    scores: Scores
+    own: Verdict
+
+    @classmethod
+    def of(cls, probabilities: Scores, scores: Scores, *own: NDArray[Any]) -> Self:
+        """From one caller's rows of what `judging` gave."""
+        return cls(probabilities, scores, Verdict(*own))
+
+
+def judge(probabilities: Scores, scores: Scores, choice: Choice) -> Verdict:
+    """Probabilities (N, C) and raw scores of every post-processor (N, P) -> what the chosen one decides."""
+    column, class_ids = scores[:, choice.column], probabilities.argmax(axis=1)
+    values, thresholds = hold_against(choice.references, class_ids, column)
+    # Not `>`: a score that is no number must not be let through.
+    return Verdict(class_ids, values, ~(column <= thresholds), thresholds)
+
+
+def judging(run: Callable[[Pixels], tuple[Scores, Scores]], choice: Choice) -> Callable[[Pixels], tuple[NDArray[Any], ...]]:
+    """`run`, and what is decided about its batch (N, H, W, 3): for a single image that would take as long as for all of them."""
+
+    def run_and_judge(images: Pixels) -> tuple[NDArray[Any], ...]:
+        probabilities, scores = run(images)
+        own = judge(probabilities, scores, choice)
+        return probabilities, scores, own.class_ids, own.p_values, own.rejected, own.thresholds
+
+    return run_and_judge

@@ -251,8 +251,7 @@ def prevalence() -> str:
     for key, sets in found["scores"].items():
         for name, ratios in sets.items():
             cells = [
-                f"{entry['mean_error_points']:+.1f}, {entry['within_three_points']:.1%}, {entry['at_least_above_truth']}"
-                for entry in ratios.values()
+                f"{entry['mean_error_points']:+.1f}, {entry['within_three_points']:.1%}, {entry['at_least_above_truth']}" for entry in ratios.values()
             ]
             rows.append((f"`{key}`, {name}", *cells))
     shares = " | ".join(f"{float(ratio):.0%} OOD" for ratio in next(iter(next(iter(found["scores"].values())).values())))

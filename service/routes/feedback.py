@@ -10,7 +10,7 @@ from starlette.responses import Response
 from service.context import context_of
 from service.errors import documented
 from service.feedback import Truth, UnknownRequest, WrongFeedback
-from service.intake import counted
+from service.intake import Body
 from service.multipart import MalformedBody
 from service.schemas import Feedback, FeedbackReceipt
 
@@ -31,7 +31,7 @@ BODY: dict[str, Any] = {
 async def feedback(request: Request) -> Response:
     context = context_of(request)
     deadline = time.monotonic() + context.settings.request_deadline_ms / 1000
-    body = b"".join([chunk async for chunk in counted(request, context.settings, deadline)])
+    body = await Body(request, context.settings, deadline).whole()
     try:
         told = Feedback.model_validate_json(body)
     except ValidationError as exc:

@@ -12,9 +12,10 @@ from service.classify import classify, encoded
 from service.context import context_of, timing_of
 from service.counting import count
 from service.errors import documented
-from service.intake import LARGE_BYTES, counted, read_deadline, whole
+from service.intake import LARGE_BYTES, Body, read_deadline
 from service.model import Model
 from service.multipart import TooManyImages
+from service.place import Array
 from service.repository import UnknownModel
 from service.tensors import HEADER_LENGTH, IMAGES, OUTPUTS, read_images, read_request, write_response
 
@@ -97,9 +98,10 @@ async def infer(request: Request) -> Response:
 async def answer(request: Request, model: Model, deadline: float) -> Response:
     arrived, timing = time.monotonic(), timing_of(request)
     timing.model, timing.version = model.name, model.version
-    settings = context_of(request).settings
+    context = context_of(request)
+    settings = context.settings
     model.batcher.refuse_when_full()
-    body = await whole(counted(request, settings, deadline))
+    body = await Body(request, settings, deadline).whole()
     header_length = request.headers.get(HEADER_LENGTH)
     in_json = len(body) if header_length is None else 0
     asked, binary = await asyncio.to_thread(read_request, body, None) if in_json > LARGE_BYTES else read_request(body, header_length)
@@ -113,10 +115,11 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
     if asked.parameters.timeout:
         # Triton's clients count in microseconds, 0 for none.
         deadline = min(deadline, arrived + asked.parameters.timeout / 1e6)
-    probabilities, scores = await classify(request, model, images, arrived, deadline)
+    judged = await classify(request, model, images, arrived, deadline)
     inferred = time.monotonic()
-    verdict = model.judge(probabilities, scores, choice)
-    count(request, model, choice, verdict, probabilities, scores, images)
+    verdict = model.decide(judged, choice)
+    timing.rejected = int(verdict.rejected.sum())
+    count(context, request.state.request_id, model, choice, verdict, judged, images)
     about = {
         "model_name": model.name,
         "model_version": str(model.version),
@@ -124,7 +127,12 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
     }
     if asked.id is not None:
         about["id"] = asked.id
-    arrays = {"probabilities": probabilities, "scores": scores, "p_values": verdict.p_values, "rejected": verdict.rejected}
+    arrays: dict[str, Array] = {
+        "probabilities": judged.probabilities,
+        "scores": judged.scores,
+        "p_values": verdict.p_values,
+        "rejected": verdict.rejected,
+    }
     content, length = write_response(about, arrays, asked)
     encoded(request, inferred)
     if length is None:

@@ -89,18 +89,19 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def answer(request: Request, model: Model, question: Question, deadline: float) -> Response:
-    arrived, timing = time.monotonic(), timing_of(request)
+    arrived, timing, context = time.monotonic(), timing_of(request), context_of(request)
     timing.model, timing.version = model.name, model.version
     choice = model.choose(question.postprocessor, question.alpha)
     timing.postprocessor = choice.postprocessor
     top_k = model.check_top_k(question.top_k)
     model.batcher.refuse_when_full()
-    uploads = await read_uploads(request, context_of(request).settings, deadline)
-    probabilities, scores = await classify(request, model, uploads, arrived, deadline)
+    uploads = await read_uploads(request, context.settings, deadline)
+    judged = await classify(request, model, uploads, arrived, deadline)
     inferred = time.monotonic()
-    verdict = model.judge(probabilities, scores, choice)
-    count(request, model, choice, verdict, probabilities, scores, uploads)
-    found = model.answer(probabilities, scores, verdict, choice, top_k, [upload.filename for upload in uploads])
+    verdict = model.decide(judged, choice)
+    timing.rejected = int(verdict.rejected.sum())
+    count(context, request.state.request_id, model, choice, verdict, judged, uploads)
+    found = model.answer(judged.probabilities, judged.scores, verdict, choice, top_k, [upload.filename for upload in uploads])
     headers = {"X-OOD-Rejected": "true" if found["predictions"][0]["ood"]["rejected"] else "false"} if len(uploads) == 1 else None
     response = Response(to_json(found), 200, headers, "application/json")
     encoded(request, inferred)

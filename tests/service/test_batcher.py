@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from service import batcher as batcher_module
-from service.batcher import Batcher, QueueFull
+from service import admission
+from service.admission import QueueFull
+from service.batcher import Batcher
 from service.place import DeadlinePassed, InferenceFailed
 from tests.doubler import Doubler, ask, hold_up, run
 
@@ -70,7 +71,7 @@ def test_when_one_part_of_a_large_call_fails_the_rest_is_not_run() -> None:
                 await ask(batcher, -1, *range(20))
             assert len(model.batches) <= 3
             assert await ask(batcher, 3) == [6]
-            assert batcher.held == 0
+            assert batcher.admission.held == 0
 
     run(test)
 
@@ -90,14 +91,14 @@ def test_the_queue_is_bounded_in_rows_and_says_when_to_come_back() -> None:
                 batcher.refuse_when_full()
             model.gate.set()
             await asyncio.gather(first, waiting, others)
-            assert batcher.held == 0
+            assert batcher.admission.held == 0
 
     run(test)
 
 
 def test_the_wait_it_names_grows_with_the_queue_and_the_time_a_row_takes() -> None:
     batcher = Batcher(Doubler(), 8, 100)
-    batcher.seconds_per_row, batcher.held = 0.1, 100
+    batcher.admission.seconds_per_row, batcher.admission.held = 0.1, 100
     with pytest.raises(QueueFull) as refused:
         batcher.refuse_when_full()
     assert refused.value.retry_after_seconds in range(10, 21)
@@ -105,7 +106,7 @@ def test_the_wait_it_names_grows_with_the_queue_and_the_time_a_row_takes() -> No
 
 def test_those_refused_together_are_not_told_to_come_back_together() -> None:
     batcher = Batcher(Doubler(), 8, 100)
-    batcher.seconds_per_row, batcher.held = 0.1, 100
+    batcher.admission.seconds_per_row, batcher.admission.held = 0.1, 100
     waits = set()
     for _ in range(100):
         with pytest.raises(QueueFull) as refused:
@@ -116,8 +117,8 @@ def test_those_refused_together_are_not_told_to_come_back_together() -> None:
 
 def test_a_burst_may_fill_the_queue_and_a_lasting_overload_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        monkeypatch.setattr(batcher_module, "BURST_SECONDS", 0.1)
-        monkeypatch.setattr(batcher_module, "RELIEF_SECONDS", 0.3)
+        monkeypatch.setattr(admission, "BURST_SECONDS", 0.1)
+        monkeypatch.setattr(admission, "RELIEF_SECONDS", 0.3)
         async with Batcher(model := Doubler(), 2, 6) as batcher:
             calls = [await hold_up(model, batcher)]
             for value in range(1, 6):
@@ -140,6 +141,36 @@ def test_a_burst_may_fill_the_queue_and_a_lasting_overload_may_not(monkeypatch: 
             await asyncio.sleep(0.01)
             model.gate.set()
             assert (await asyncio.gather(*calls))[-1] == [24], "nobody was refused for a while: a burst may fill the queue again"
+
+    run(test)
+
+
+def test_in_overload_nobody_comes_in_before_the_event_loop_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        monkeypatch.setattr(admission, "BURST_SECONDS", 0)
+        async with Batcher(model := Doubler(), 2, 6) as batcher:
+            await ask(batcher, 0)
+            calls = [await hold_up_again(model, batcher, 1), *(asyncio.create_task(ask(batcher, value)) for value in (2, 3, 4))]
+            await asyncio.sleep(0.01)
+            batcher.admission.lag = 1.0
+            with pytest.raises(QueueFull, match="3 images are waiting, at most 0 may while the server is 1000 ms behind"):
+                await ask(batcher, 5)
+            model.gate.set()
+            await asyncio.gather(*calls)
+            assert batcher.admission.lag < 0.1
+            assert await ask(batcher, 6) == [12]
+
+    run(test)
+
+
+def test_how_far_the_event_loop_is_behind_is_measured() -> None:
+    async def test() -> None:
+        async with Batcher(model := Doubler(), 2, 6) as batcher:
+            call = await hold_up(model, batcher)
+            model.gate.set()
+            time.sleep(0.1)
+            await call
+            assert 0.05 < batcher.admission.lag < 5
 
     run(test)
 
@@ -167,6 +198,27 @@ def test_a_second_worker_begins_beside_the_first_once_company_waits() -> None:
             await asyncio.gather(first, *rest)
             assert await ask(batcher, 5) == [10]
             assert alone.batches == [[0], [5]]
+
+    run(test)
+
+
+def test_what_waits_is_shared_out_among_the_workers() -> None:
+    async def test() -> None:
+        alone, beside = Doubler(), Doubler()
+        async with Batcher(alone, 32, 100, beside=beside, workers=2) as batcher:
+            first = await hold_up(alone, batcher)
+            calls = [asyncio.create_task(ask(batcher, value)) for value in range(1, 4)]
+            beside.gate.clear()
+            calls += [asyncio.create_task(ask(batcher, value)) for value in range(4, 17)]
+            while not beside.batches:
+                await asyncio.sleep(0.001)
+            assert beside.batches == [list(range(1, 9))], "half of sixteen, the rest is for the worker that is still busy"
+            alone.gate.set()
+            while len(beside.batches) < 2:
+                await asyncio.sleep(0.001)
+            assert beside.batches[1] == list(range(9, 13)), "half of eight, on one CPU since another batch runs"
+            beside.gate.set()
+            await asyncio.gather(first, *calls)
 
     run(test)
 
@@ -228,7 +280,7 @@ def test_a_large_call_whose_time_is_up_takes_no_more_batches() -> None:
                 await ask(batcher, *range(100), deadline=time.monotonic() + 0.05)
             assert await ask(batcher, 7) == [14]
             assert len(model.batches) <= 3
-            assert batcher.held == 0
+            assert batcher.admission.held == 0
 
     run(test)
 

@@ -28,6 +28,7 @@ from service.metrics import Metrics
 from service.model import Model, open_model
 from service.settings import Settings, WrongSetting
 from service.store import FolderStore, Store, open_store
+from service.verdict import Judged, judging
 from tests.bundles import id_png, ood_png, pixels, png, write_bundle
 from tests.servers import serving
 from tests.test_same_pixels import PICTURES
@@ -70,9 +71,8 @@ def capturing(where: str | Store, **settings: Any) -> Capture:
 
 def offer(capture: Capture, model: Model, *pictures: bytes, request_id: str = "request") -> None:
     """As the server does once it has answered."""
-    probabilities, scores = model.runtime.run(np.stack([decode(picture, model.manifest.input) for picture in pictures]))
-    verdict = model.judge(probabilities, scores, model.default)
-    capture.offer(request_id, model, model.default, verdict, probabilities, scores, [Upload(picture) for picture in pictures])
+    judged = Judged.of(*judging(model.runtime.run, model.default)(np.stack([decode(picture, model.manifest.input) for picture in pictures])))
+    capture.offer(request_id, model, model.default, judged.own, judged, [Upload(picture) for picture in pictures])
 
 
 def count(capture: Capture, result: str, kind: str = "rejected") -> float:

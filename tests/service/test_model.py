@@ -11,6 +11,7 @@ from service.bundle.manifest import load_bundle
 from service.model import AlphaOutOfRange, Model, UnknownPostprocessor, shortest
 from service.runtime import Runtime
 from service.settings import Settings
+from service.verdict import judge
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,13 @@ def test_what_cannot_be_promised_is_refused_before_the_first_request(runtime: Ru
 def test_a_score_that_is_no_number_is_rejected(runtime: Runtime) -> None:
     model = Model(runtime, Settings())
     probabilities = np.full((1, 3), 1 / 3, np.float32)
-    assert model.judge(probabilities, np.full((1, 3), np.nan, np.float32), model.default).rejected.tolist() == [True]
+    assert judge(probabilities, np.full((1, 3), np.nan, np.float32), model.default).rejected.tolist() == [True]
 
 
 def test_equal_probabilities_name_the_first_class(runtime: Runtime) -> None:
     model = Model(runtime, Settings())
     probabilities, scores = np.full((1, 3), 1 / 3, np.float32), np.zeros((1, 3), np.float32)
-    answer = model.answer(probabilities, scores, model.judge(probabilities, scores, model.default), model.default, 3, [None])
+    answer = model.answer(probabilities, scores, judge(probabilities, scores, model.default), model.default, 3, [None])
     assert [entry["class_id"] for entry in answer["predictions"][0]["top_k"]] == [0, 1, 2]
 
 

@@ -1,0 +1,62 @@
+"""Who may come in: bursts fill the queue, lasting overload does not."""
+
+import math
+import random
+import time
+
+# So long may more rows wait than fit into one batch before that is no burst any more but overload; which ends once nobody was refused for so long.
+BURST_SECONDS, RELIEF_SECONDS = 0.25, 1.0
+# In overload the event loop may be so far behind. Whoever comes later waits as long before anyone even looks at the request.
+LAG_SECONDS = 0.005
+
+
+class QueueFull(Exception):
+    """Too many rows wait already."""
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Admission:
+    """Counts the rows that wait, `held`. The batcher says how long a row takes and how far the event loop is behind.
+
+    busy: rows that are worth a batch on every worker.
+    """
+
+    def __init__(self, max_batch_size: int, max_queue_size: int, busy: int) -> None:
+        self.max_batch_size = max_batch_size
+        self.max_queue_size = max_queue_size
+        # One batch of connections that each ask again at once is never refused: what does not wait runs.
+        self.most_in_overload = min(max_queue_size, max(busy, max_batch_size - busy))
+        self.held = 0
+        self.calm_at = self.refused_at = -math.inf
+        self.seconds_per_row = self.lag = 0.0
+
+    def ran(self, seconds_per_row: float, lag: float) -> None:
+        """A batch was handed out, `lag` seconds after it had ended."""
+        # The average over about the last ten batches.
+        self.seconds_per_row += (seconds_per_row - self.seconds_per_row) * (0.1 if self.seconds_per_row else 1)
+        self.lag = lag
+
+    def check(self, rows: int, running: bool) -> None:
+        """Raises QueueFull when so many rows would not fit now.
+
+        A queue that stays longer than a batch makes everyone wait and nothing faster: then only as many may wait as keep the workers busy, and
+        nobody comes in before the event loop has caught up.
+        """
+        now = time.monotonic()
+        if self.held <= self.max_batch_size:
+            self.calm_at = now
+        overloaded = now - self.calm_at > BURST_SECONDS or now - self.refused_at < RELIEF_SECONDS
+        most, behind = self.most_in_overload if overloaded else self.max_queue_size, ""
+        if overloaded and running and self.lag > LAG_SECONDS:
+            most, behind = 0, f" while the server is {1000 * self.lag:.0f} ms behind"
+        # A call that is larger than a batch has to begin some time.
+        if self.held + rows > most and (self.held or rows > self.max_queue_size):
+            if overloaded:
+                self.refused_at = now
+            # At least a second: the header has no smaller unit. Spread out, lest those refused together come back together.
+            shortest = max(1, math.ceil(self.held * self.seconds_per_row))
+            wait = min(60, random.randint(shortest, 2 * shortest))
+            raise QueueFull(f"{self.held} images are waiting, at most {most} may{behind}", wait)
