@@ -21,7 +21,7 @@ HELP = {
     "validation": "pictures that choose the checkpoint, e.g. 'test.parquet#split=val'; default: the data's own, else a share",
     "loss": "ce, logitnorm (tau 0.04) or elogitnorm",
     "network": "resnet18_32x32, airbench_32x32 (learns in few epochs), or torchvision's at 224",
-    "width": "channels of the first stage of the networks at 32 pixels",
+    "width": "channels of the first stage of the networks at 32 pixels, at least 8",
     "size": "side of the network's input in pixels; default 32 or 224, as the network's name says",
     "pretrained": "start from torchvision's ImageNet weights",
     "initial": "run whose network to go on from, instead of random weights: fine-tuning",

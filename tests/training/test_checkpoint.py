@@ -15,8 +15,8 @@ from training.networks import build_network
 
 def best(**changes: Any) -> dict[str, Any]:
     """What training writes to best.pt."""
-    recipe = Recipe(data="set", width=2)
-    network = build_network("resnet18_32x32", 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 2)
+    recipe = Recipe(data="set", width=8)
+    network = build_network("resnet18_32x32", 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 8)
     state = {"network": network.state_dict(), "epoch": 4, "code_version": "1", "validation_accuracy": 0.75}
     return state | {"recipe": recipe.as_dict(), "classes": ["a", "b", "c"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]} | changes
 
@@ -89,7 +89,7 @@ def test_a_trained_network_comes_back_ready_to_be_used(tmp_path: Path) -> None:
     trained = load_trained(tmp_path)
     assert not trained.network.training
     assert trained.classes == ("a", "b", "c")
-    assert trained.recipe == Recipe(data="set", width=2)
+    assert trained.recipe == Recipe(data="set", width=8)
     assert (trained.epoch, trained.validation_accuracy, trained.code_version) == (4, 0.75, "1")
     assert all(torch.equal(value, state["network"][key]) for key, value in trained.network.state_dict().items())
 

@@ -9,7 +9,7 @@ from training.config import PRESETS, Recipe, TrainingError, default_run_folder
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"width": 0},
+        {"width": 7},
         {"epochs": 0},
         {"batch_size": 1},
         {"lr": 0.0},
