@@ -129,20 +129,34 @@ def test_why_the_alarm_does_not_bet_on_p_values() -> None:
     assert fixed >= 5
 
 
+def windows(ood_ratio: float, runs: int, images: int = 2000, n: int = 5000) -> list[tuple[float, float]]:
+    """Estimate and standard error of the share of OOD, on runs whose OOD scores lie above all ID scores."""
+    found = []
+    for seed in range(runs):
+        random = np.random.default_rng(seed)
+        calibration, _ = calibrated(random, n)
+        scores = random.random(images, np.float32)
+        scores[: round(images * ood_ratio)] = 2
+        prevalence = Prevalence(n, images)
+        prevalence.observe(p_values(calibration, scores))
+        share = prevalence.estimate()
+        found.append((share.ratio, share.standard_error))
+    return found
+
+
 @pytest.mark.parametrize("truth", [0.1, 0.3])
 def test_the_share_of_ood_is_found_within_three_points_where_the_score_separates(truth: float) -> None:
-    """On windows of 2,000 whose OOD scores lie above all ID scores."""
-    ratios = []
-    for seed in range(200):
-        random = np.random.default_rng(seed)
-        calibration, _ = calibrated(random, 5000)
-        scores = random.random(2000, np.float32)
-        scores[: round(2000 * truth)] = 2
-        prevalence = Prevalence(5000, 2000)
-        prevalence.observe(p_values(calibration, scores))
-        ratios.append(prevalence.estimate().ratio)
+    ratios = [ratio for ratio, _ in windows(truth, 200)]
     assert np.mean([abs(ratio - truth) <= 0.03 for ratio in ratios]) >= 0.98
     assert np.mean(ratios) == pytest.approx(truth, abs=0.005)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("n", [300, 5000])
+def test_the_share_of_ood_is_above_the_truth_by_no_more_than_its_error(truth: float, n: int) -> None:
+    over = [(ratio - truth) / error for ratio, error in windows(truth, 200, n=n)]
+    assert max(over) <= 4
+    assert np.mean([excess > 2 for excess in over]) <= 0.05
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.05, 0.3, 0.8, 1.0])
