@@ -31,7 +31,7 @@ from service.bundle.manifest import load_bundle
 from service.bundle.preprocess import decode
 from service.connection import server as http_target
 from service.load import Outcome, Target, closed_loop, open_loop
-from service.runtime import Runtime, cpu_quota
+from service.runtime import Device, Runtime, cpu_quota
 
 CONNECTIONS = (1, 8, 32, 64)
 RAW = ("Content-Type: image/png",)
@@ -91,8 +91,8 @@ def in_turns(turns: int, sides: dict[str, Callable[[], float]]) -> dict[str, lis
     return found
 
 
-def against_the_graph(bundle: Path, target: Target, data: Sequence[bytes], turns: int, seconds: float) -> dict[str, Any]:
-    runtime = Runtime(load_bundle(bundle), "cpu", cpu_quota())
+def against_the_graph(bundle: Path, device: Device, target: Target, data: Sequence[bytes], turns: int, seconds: float) -> dict[str, Any]:
+    runtime = Runtime(load_bundle(bundle), device, cpu_quota())
     runtime.warm()
     busy = in_turns(
         turns,
@@ -150,14 +150,14 @@ def rows(servers: dict[str, tuple[Target, int]], turns: int, seconds: float) -> 
     return found
 
 
-def measure(bundle: Path, peers: Path | None, only: Sequence[str], turns: int, seconds: float) -> dict[str, Any]:
+def measure(bundle: Path, device: Device, peers: Path | None, only: Sequence[str], turns: int, seconds: float) -> dict[str, Any]:
     data = pictures()
     # No more lines of log than the others write.
-    ours = [sys.executable, "-m", "service", "serve", "--device", "cpu", "--port", "{port}", "--log-level", "warning"]
+    ours = [sys.executable, "-m", "service", "serve", "--device", device, "--port", "{port}", "--log-level", "warning"]
     ours += ["--models-dir", str(bundle.parent.parent), "--model", bundle.parent.name]
     with started(ours, bundle, data[0], RAW) as (url, group):
         target = http_target(url, data, RAW)
-        result = against_the_graph(bundle, target, data, turns, seconds)
+        result = against_the_graph(bundle, device, target, data, turns, seconds)
         print(json.dumps(result, indent=1))
         result["load"] = under_load(target, result["served_per_second"], seconds)
         print({key: value for key, value in result["load"].items() if key != "outcomes"})
@@ -177,6 +177,7 @@ def measure(bundle: Path, peers: Path | None, only: Sequence[str], turns: int, s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="*", type=Path, help="default: untrained ones of width 64 and 16")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of this service; the others use the CPU")
     parser.add_argument("--peers", type=Path, help="python of the environment that has the other servers")
     parser.add_argument("--only", nargs="*", default=list(PEERS), choices=list(PEERS), help="these of them")
     parser.add_argument("--turns", type=int, default=5)
@@ -192,9 +193,12 @@ def main() -> None:
             bundles = [untrained(width, Path(folder)) for width in (64, 16)]
         # Absolute, but not resolved: the servers run elsewhere, and a virtual environment's python is a link.
         peers = arguments.peers and arguments.peers.absolute()
-        found = {bundle.parent.name: measure(bundle.absolute(), peers, arguments.only, arguments.turns, arguments.seconds) for bundle in bundles}
+        how = (arguments.device, peers, arguments.only, arguments.turns, arguments.seconds)
+        found = {bundle.parent.name: measure(bundle.absolute(), *how) for bundle in bundles}
     if arguments.json:
-        arguments.json.write_text(json.dumps({"cpus": cpu_quota(), "load_average": os.getloadavg()[0], "bundles": found}, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps({"device": arguments.device, "cpus": cpu_quota(), "load_average": os.getloadavg()[0], "bundles": found}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

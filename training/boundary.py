@@ -47,4 +47,5 @@ def scaled_logits(logits: Tensor, distances: Tensor) -> Tensor:
     """
     scale = boundary_distance(logits, distances)[:, None]
     # Softmax does not see a common shift; without it a row of equal logits would be c / 1, not 0 / 1.
-    return (logits - logits.amax(dim=1, keepdim=True)) / torch.where(scale > 0, scale, 1.0)
+    # The one is made on the device: a number of Python's would be copied there, and every step would wait for it.
+    return (logits - logits.amax(dim=1, keepdim=True)) / torch.where(scale > 0, scale, scale.new_ones(()))

@@ -28,6 +28,7 @@ from training.parts import check_classes, open_parts
 from training.processes import Stopped, one_goes_ahead, process_group, signals, stop_reading, world_size
 from training.regmixup import make_batch
 from training.scalars import Scalars
+from training.step import Step
 from training.tally import Tally
 
 
@@ -67,7 +68,12 @@ class Trainer:
         if self.world > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network: Classifier = network.to(self.device).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
+        # On the device, where a recorded step reads it; of the updates only the fused one can.
+        self.rate = torch.tensor(recipe.lr, device=self.device)
+        fused = self.device.type == "cuda" or None
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), self.rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=fused
+        )
         self.generator = torch.Generator()
         self.epoch, self.step, self.best = 0, 0, -1.0
         self.tally = Tally(self.device, self.world)
@@ -76,7 +82,9 @@ class Trainer:
         module: nn.Module = self.network
         if self.world > 1:
             module = DistributedDataParallel(module, [self.device.index] if self.device.type == "cuda" else None)
-        self.forward = torch.compile(module) if recipe.compile else module
+        forward = torch.compile(module) if recipe.compile else module
+        recorded = self.device.type == "cuda" and self.world == 1 and recipe.regmixup == 0
+        self.take_step = Step(forward, self.network.head, self.loss, self.optimizer, self.autocast, recorded)
         self.stopping = False
 
     def build_network(self, pretrained: bool) -> Classifier:
@@ -95,6 +103,8 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
         self.epoch, self.step, self.tally.sums, self.best = state["epoch"], state["step"], list(state["sums"]), state["best"]
         self.generator.set_state(state["generators"][self.rank])
 
@@ -126,18 +136,10 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device) if wanted == "auto" else wanted == "bf16")
 
     def train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        self.rate.fill_(self.learning_rate())
         recipe = self.recipe
         images = augment(images, recipe.augment, recipe.input.size, self.generator, recipe.randaugment, recipe.randaugment_magnitude)
-        batch = make_batch(images, labels, recipe.regmixup, self.generator)
-        with self.autocast():
-            _, logits = self.forward(batch.images)
-        loss = batch.loss(self.loss, logits, self.network.head)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach(), batch.accuracy(logits)
+        return self.take_step(make_batch(images, labels, recipe.regmixup, self.generator))
 
     def train_epoch(self) -> None:
         batch, recipe = self.recipe.batch_size, self.recipe

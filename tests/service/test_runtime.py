@@ -11,7 +11,8 @@ import pytest
 from onnx import helper
 
 from service.bundle.manifest import BundleError, load_bundle, npz
-from service.runtime import Runtime, WrongDevice, cpu_quota
+from service.ort import ort
+from service.runtime import Runtime, WrongDevice, cpu_quota, cuda_usable
 from tests.bundles import graph, pixels, write_bundle
 
 
@@ -88,6 +89,20 @@ def test_cuda_is_refused_where_there_is_none(models_dir: Path) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(WrongDevice, match="device cuda was asked for, but"):
         Runtime(load_bundle(models_dir / "tiny/1"), "cuda", 1)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" not in ort.get_available_providers() or not cuda_usable(), reason="CUDA needs a GPU")
+def test_cuda_answers_what_the_cpu_answers() -> None:
+    bundle = load_bundle(Path(__file__).parents[2] / "models/cifar10-airbench/1")
+    cuda, cpu = Runtime(bundle, "cuda"), Runtime(bundle, "cpu")
+    assert (cuda.device, cuda.workers) == ("cuda", 1)
+    cuda.warm()
+    cuda.check_golden()
+    images = np.concatenate([bundle.golden.images] * 3)
+    for count in (1, 3, 32, 33, 96):
+        got, want = cuda.run(images[:count]), cpu.run(images[:count])
+        np.testing.assert_allclose(got[0], want[0], atol=1e-3)
+        np.testing.assert_allclose(got[1], want[1], atol=1e-3 * max(1.0, float(np.ptp(want[1]))))
 
 
 def test_auto_says_which_device_it_took(models_dir: Path) -> None:
