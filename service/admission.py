@@ -4,6 +4,8 @@ import math
 import random
 import time
 
+from service.place import Place
+
 # So long may more rows wait than fit into one batch before that is no burst any more but overload; which ends once nobody was refused for so long.
 BURST_SECONDS, RELIEF_SECONDS = 0.25, 1.0
 # In overload the event loop may be so far behind. Whoever comes later waits as long before anyone even looks at the request.
@@ -19,17 +21,19 @@ class QueueFull(Exception):
 
 
 class Admission:
-    """Counts the rows that wait, `held`. The batcher says how long a row takes and how far the event loop is behind.
+    """Counts the rows that wait: `held` is all of them, of which each call holds up the others with `busy` at most, and `crowd` counts no more.
 
-    busy: rows that are worth a batch on every worker.
+    A batch is shared fairly, so however large a call is, it takes no more of a batch than that from those who come after it. The batcher says
+    how long a row takes and how far the event loop is behind. busy: rows that are worth a batch on every worker.
     """
 
     def __init__(self, max_batch_size: int, max_queue_size: int, busy: int) -> None:
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
+        self.busy = busy
         # One batch of connections that each ask again at once is never refused: what does not wait runs.
         self.most_in_overload = min(max_queue_size, max(busy, max_batch_size - busy))
-        self.held = 0
+        self.held = self.crowd = 0
         self.calm_at = self.refused_at = -math.inf
         self.seconds_per_row = self.lag = 0.0
 
@@ -39,6 +43,16 @@ class Admission:
         self.seconds_per_row += (seconds_per_row - self.seconds_per_row) * (0.1 if self.seconds_per_row else 1)
         self.lag = lag
 
+    def enter(self, place: Place) -> None:
+        self.held += place.held
+        self.crowd += min(place.held, self.busy)
+
+    def leave(self, place: Place, rows: int) -> None:
+        """So many of a caller's rows wait no more."""
+        self.held -= rows
+        self.crowd -= min(place.held, self.busy) - min(place.held - rows, self.busy)
+        place.held -= rows
+
     def check(self, rows: int, running: bool) -> None:
         """Raises QueueFull when so many rows would not fit now.
 
@@ -46,14 +60,16 @@ class Admission:
         nobody comes in before the event loop has caught up.
         """
         now = time.monotonic()
-        if self.held <= self.max_batch_size:
+        if self.crowd <= self.max_batch_size:
             self.calm_at = now
         overloaded = now - self.calm_at > BURST_SECONDS or now - self.refused_at < RELIEF_SECONDS
-        most, behind = self.most_in_overload if overloaded else self.max_queue_size, ""
-        if overloaded and running and self.lag > LAG_SECONDS:
-            most, behind = 0, f" while the server is {1000 * self.lag:.0f} ms behind"
-        # A call that is larger than a batch has to begin some time.
-        if self.held + rows > most and (self.held or rows > self.max_queue_size):
+        most, waiting, behind = self.max_queue_size, self.held + rows, ""
+        if overloaded:
+            most, waiting = self.most_in_overload, self.crowd + min(rows, self.busy)
+            if running and self.lag > LAG_SECONDS:
+                most, behind = 0, f" while the server is {1000 * self.lag:.0f} ms behind"
+        # A call that is larger than the queue never fits; one that is larger than a batch has to begin some time.
+        if rows > self.max_queue_size or (self.held and (waiting > most or self.held + rows > self.max_queue_size)):
             if overloaded:
                 self.refused_at = now
             # At least a second: the header has no smaller unit. Spread out, lest those refused together come back together.

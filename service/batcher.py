@@ -92,10 +92,10 @@ class Batcher:
     @contextmanager
     def admit(self, rows: int, deadline: float) -> Iterator[Place]:
         """A place for so many rows, to be kept while they are prepared and answered, until a time.monotonic(). Raises QueueFull."""
+        place = Place(rows, deadline, self.loop.create_future())
         with self.changed:
             self.refuse_when_full(rows)
-            self.admission.held += rows
-        place = Place(rows, deadline, self.loop.create_future())
+            self.admission.enter(place)
         timer = self.loop.call_later(max(0, deadline - time.monotonic()), place.expire)
         try:
             yield place
@@ -103,8 +103,7 @@ class Batcher:
             timer.cancel()
             place.close()
             with self.changed:
-                self.admission.held -= place.held
-                place.held = 0
+                self.admission.leave(place, place.held)
 
     async def answer(self, place: Place, rows: Sequence[Array]) -> Answered:
         """The outputs for a caller's rows. Raises DeadlinePassed, Departed or InferenceFailed."""
@@ -195,9 +194,7 @@ class Batcher:
             self.waiting.popleft()
             batch.append((place, place.taken, place.rows[place.taken : place.taken + share]))
             place.taken += share
-            released = min(place.held, share)
-            place.held -= released
-            self.admission.held -= released
+            self.admission.leave(place, min(place.held, share))
             if place.left:
                 # Behind those that had no turn yet.
                 self.waiting.append(place)

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 
+from starlette.requests import Request
+
 from service.bundle.preprocess import Pixels
-from service.context import Context
+from service.context import context_of, timing_of
 from service.decoder import Upload
 from service.feedback import Answered
 from service.model import Model
 from service.verdict import Choice, Judged, Verdict
 
 
-def count(
-    context: Context, request_id: str, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels
-) -> None:
+def count(request: Request, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
     """Answered images (N), and what was decided. Never awaits: between two requests all counts agree."""
+    context, request_id = context_of(request), request.state.request_id
+    timing_of(request).rejected = int(verdict.rejected.sum())
     context.metrics.count(model, choice, verdict, [model.decide(judged, shadow) for shadow in model.shadows])
     context.recent.remember(request_id, Answered(model.watch, model.observe(judged)))
     if context.capture is not None:

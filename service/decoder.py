@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Self
 
+from PIL import Image
+
 from service.bundle.preprocess import InputSpec, InvalidImage, Pixels, TooManyPixels, decode
 from service.place import Place
 
@@ -45,6 +47,8 @@ class Decoder:
         self.max_image_pixels = max_image_pixels
 
     def __enter__(self) -> Self:
+        # Pillow imports its formats when it meets a picture for the first time, the rarer ones when it meets one that it does not know.
+        Image.init()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

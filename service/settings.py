@@ -24,7 +24,7 @@ class WrongSetting(Exception):
 class Settings(BaseSettings):
     """Frozen; made by `load_settings`, which turns what is wrong into a sentence."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", protected_namespaces=())
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", protected_namespaces=())
 
     models_dir: Path = Field(Path("models"), description="Folder of the bundles, laid out as <name>/<version>/.")
     model: str | None = Field(None, description="Model that answers when a request names none. Needed once the folder holds more than one.")
@@ -178,6 +178,13 @@ class Settings(BaseSettings):
                 "this is an address that Kubernetes puts there for a Service named oodgate; set enableServiceLinks: false in the pod's spec, "
                 "name the Service otherwise, or give --port"
             )
+        return value
+
+    @field_validator("models_dir", "state_dir", "api_keys_file", "admin_keys_file", mode="before")
+    @classmethod
+    def is_some_place(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("an empty path would be the folder that the server was started in; give that as .")
         return value
 
     @field_validator("shadow_postprocessors", "api_keys", "admin_keys", mode="before")

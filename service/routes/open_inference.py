@@ -118,8 +118,7 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
     judged = await classify(request, model, images, arrived, deadline)
     inferred = time.monotonic()
     verdict = model.decide(judged, choice)
-    timing.rejected = int(verdict.rejected.sum())
-    count(context, request.state.request_id, model, choice, verdict, judged, images)
+    count(request, model, choice, verdict, judged, images)
     about = {
         "model_name": model.name,
         "model_version": str(model.version),

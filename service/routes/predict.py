@@ -99,8 +99,7 @@ async def answer(request: Request, model: Model, question: Question, deadline: f
     judged = await classify(request, model, uploads, arrived, deadline)
     inferred = time.monotonic()
     verdict = model.decide(judged, choice)
-    timing.rejected = int(verdict.rejected.sum())
-    count(context, request.state.request_id, model, choice, verdict, judged, uploads)
+    count(request, model, choice, verdict, judged, uploads)
     found = model.answer(judged.probabilities, judged.scores, verdict, choice, top_k, [upload.filename for upload in uploads])
     headers = {"X-OOD-Rejected": "true" if found["predictions"][0]["ood"]["rejected"] else "false"} if len(uploads) == 1 else None
     response = Response(to_json(found), 200, headers, "application/json")

@@ -1,5 +1,7 @@
 import asyncio
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,6 +24,20 @@ def decode(*uploads: Upload, max_pixels: int = 10_000) -> Sequence[Pixels]:
 def test_pictures_come_back_in_the_order_they_were_given() -> None:
     images = pixels(20, 6)
     np.testing.assert_array_equal(np.stack(decode(*(Upload(png(image)) for image in images))), images)
+
+
+def test_every_format_is_imported_before_the_first_picture_comes() -> None:
+    script = """
+import sys
+from PIL import Image
+from service.decoder import Decoder
+with Decoder(1, 100):
+    before = set(sys.modules)
+    Image.init()
+assert set(sys.modules) == before
+assert 'PIL.WebPImagePlugin' in before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_the_first_bad_picture_is_named_by_position_and_file() -> None:

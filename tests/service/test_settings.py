@@ -54,6 +54,15 @@ def test_a_wrong_value_is_one_sentence_with_name_value_and_what_is_allowed(name:
     assert "\n" not in sentence
 
 
+def test_an_empty_variable_is_none_and_an_empty_path_is_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OODGATE_STATE_DIR", "")
+    monkeypatch.setenv("OODGATE_PORT", "")
+    assert (load_settings().state_dir, load_settings().port) == (None, 8000)
+    for name in ("models_dir", "state_dir", "api_keys_file", "admin_keys_file"):
+        with pytest.raises(WrongSetting, match=f"setting {name} .* is '': an empty path"):
+            load_settings(**{name: ""})
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
