@@ -104,7 +104,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"], group["fused"] = self.rate, self.optimizer.defaults["fused"]  # whatever device the run began on
         self.epoch, self.step, self.tally.sums, self.best = state["epoch"], state["step"], list(state["sums"]), state["best"]
         self.generator.set_state(state["generators"][self.rank])
 

@@ -134,6 +134,16 @@ def test_the_learning_rate_falls_from_lr_to_final_lr_along_a_cosine(recipe: Reci
     assert trainer.learning_rate() == pytest.approx(1e-6)
 
 
+def test_a_run_of_another_device_goes_on_with_this_one_s_update(finished: Path) -> None:
+    state = last(finished)
+    (group,) = state["optimizer"]["param_groups"]
+    group["lr"], group["fused"] = 0.01, True
+    trainer = Trainer(Recipe(**state["recipe"]), finished, state)
+    (group,) = trainer.optimizer.param_groups
+    assert group["lr"] is trainer.rate
+    assert group["fused"] is None or trainer.device.type == "cuda"
+
+
 def test_the_learning_rate_rises_in_a_straight_line_while_it_warms_up(recipe: Recipe, tmp_path: Path) -> None:
     trainer = Trainer(replace(recipe, epochs=3, warmup_epochs=1.5), tmp_path / "run")
     rates = []
