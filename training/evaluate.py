@@ -1,6 +1,7 @@
 """Evaluates scores as OpenOOD v1.5 does, on whatever computed them: cached features here, the exported graph in `export`."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -23,7 +24,7 @@ from service.bundle.evaluation import (
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
-from training.data import load
+from training.data import cores, load
 from training.features import BATCH, FeatureCache
 from training.metrics import accuracy, expected_calibration_error, mean_separation, separation
 from training.parts import Parts, open_parts
@@ -113,8 +114,12 @@ def summarise(
 ) -> dict[str, PostprocessorEvaluation]:
     """Separation per score and set, and the unweighted means of near and far. ood_scores: set -> score -> (N,)."""
     found = {}
-    for key, inside in id_scores.items():
-        sets = {name: separation(inside, scores[key]) for name, scores in ood_scores.items()}
+    with ThreadPoolExecutor(cores()) as pool:  # most of it is sorting, which numpy does without Python's lock
+        coming = {
+            (key, name): pool.submit(separation, inside, scores[key]) for key, inside in id_scores.items() for name, scores in ood_scores.items()
+        }
+    for key in id_scores:
+        sets = {name: coming[key, name].result() for name in ood_scores}
         groups = {group: mean_separation(sets[name] for name in sets if ood_sets[name].group == group) for group in ("near", "far")}
         found[key] = PostprocessorEvaluation(sets=sets, near=groups["near"], far=groups["far"])
     return found
