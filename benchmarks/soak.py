@@ -27,8 +27,8 @@ parser.add_argument("--connections", type=int, default=16)
 parser.add_argument("--json", type=Path)
 parser.add_argument("serve", nargs="*", help="after --: more arguments for `oodgate serve`")
 arguments = parser.parse_args()
-pictures = [path.read_bytes() for path in sorted(Path("examples").glob("*.png"))]
-BODIES = (*pictures * 10, pictures[0][:200], b"hello")
+pictures = [Path("examples", name).read_bytes() for name in ("cat.png", "street-view-character.png")]
+BODIES = (*pictures * 20, pictures[0][:200], b"hello")
 ABANDON_EVERY = 100
 
 
