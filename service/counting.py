@@ -15,7 +15,7 @@ from service.verdict import Choice, Judged, Verdict
 def count(request: Request, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
     """Answered images (N), and what was decided. Never awaits: between two requests all counts agree."""
     context, request_id = context_of(request), request.state.request_id
-    timing_of(request).rejected = int(verdict.rejected.sum())
+    timing_of(request).rejected = verdict.rejected.tolist().count(True)
     context.metrics.count(model, choice, verdict, [model.decide(judged, shadow) for shadow in model.shadows])
     context.recent.remember(request_id, Answered(model.watch, model.observe(judged)))
     if context.capture is not None:

@@ -145,11 +145,9 @@ class Model:
         classes = self.manifest.classes
         predictions = []
         for row, name in enumerate(names):
-            # Stable, so that equal probabilities name the same class whatever top_k is.
-            order = np.argsort(-probabilities[row], kind="stable")[:top_k]
             top = [
                 ClassProbability(label=classes[class_id], class_id=class_id, probability=shortest(probabilities[row, class_id]))
-                for class_id in order.tolist()
+                for class_id in verdict.ranked[row, :top_k].tolist()
             ]
             p_value = float(verdict.p_values[row])
             ood = Ood(

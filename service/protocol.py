@@ -1,11 +1,21 @@
-"""The head and the body of an answer in one write: uvicorn makes two of them, and each is a system call here and wakes the client there."""
+"""What is known of uvicorn: when a request's body is all there, and that it writes an answer's head and body apart.
+
+`Protocol` writes them together: each write is a system call here and wakes the client there.
+"""
 
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Receive
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD = b"HTTP/1.1 "
+
+
+def arrived(receive: Receive) -> bool:
+    """Whether the whole body has come, so that to receive it cannot take any time. False where nobody knows."""
+    cycle = getattr(receive, "__self__", None)
+    return isinstance(cycle, RequestResponseCycle) and not cycle.more_body
 
 
 class Joined:

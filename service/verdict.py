@@ -33,12 +33,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """N images decided: predicted classes (N,), p-values (N,), which are rejected (N,), and by which threshold (N,)."""
+    """N images decided: classes from most to least probable (N, C), p-values (N,), which are rejected (N,), and by which threshold (N,)."""
 
-    class_ids: NDArray[np.intp]
+    ranked: NDArray[np.intp]
     p_values: NDArray[np.float64]
     rejected: NDArray[np.bool_]
     thresholds: NDArray[np.float64]
+
+    @property
+    def class_ids(self) -> NDArray[np.intp]:
+        """The predicted ones (N,)."""
+        return self.ranked[:, 0]
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,11 @@ class Judged:
 
 def judge(probabilities: Scores, scores: Scores, choice: Choice) -> Verdict:
     """Probabilities (N, C) and raw scores of every post-processor (N, P) -> what the chosen one decides."""
-    column, class_ids = scores[:, choice.column], probabilities.argmax(axis=1)
-    values, thresholds = hold_against(choice.references, class_ids, column)
+    # Stable, so that of equally probable classes the first is named.
+    column, ranked = scores[:, choice.column], np.argsort(-probabilities, axis=1, kind="stable")
+    values, thresholds = hold_against(choice.references, ranked[:, 0], column)
     # Not `>`: a score that is no number must not be let through.
-    return Verdict(class_ids, values, ~(column <= thresholds), thresholds)
+    return Verdict(ranked, values, ~(column <= thresholds), thresholds)
 
 
 def judging(run: Callable[[Pixels], tuple[Scores, Scores]], choice: Choice) -> Callable[[Pixels], tuple[NDArray[Any], ...]]:
@@ -69,6 +75,6 @@ def judging(run: Callable[[Pixels], tuple[Scores, Scores]], choice: Choice) -> C
     def run_and_judge(images: Pixels) -> tuple[NDArray[Any], ...]:
         probabilities, scores = run(images)
         own = judge(probabilities, scores, choice)
-        return probabilities, scores, own.class_ids, own.p_values, own.rejected, own.thresholds
+        return probabilities, scores, own.ranked, own.p_values, own.rejected, own.thresholds
 
     return run_and_judge

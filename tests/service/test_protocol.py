@@ -1,6 +1,10 @@
 import asyncio
 
-from service.protocol import Joined
+import pytest
+from starlette.types import Message
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.protocol import Joined, arrived
 
 
 class Wire(asyncio.Transport):
@@ -48,3 +52,17 @@ def test_later_parts_of_a_body_and_later_answers_are_written_at_once() -> None:
 def test_a_head_without_a_body_is_held_for_one_round_and_never_lost() -> None:
     assert asyncio.run(written(HEAD)) == ["round", HEAD]
     assert asyncio.run(written(HEAD, "close")) == [HEAD, "close", "round"]
+
+
+@pytest.mark.parametrize(("more", "all_there"), [(True, False), (False, True)])
+def test_a_body_is_all_there_when_uvicorn_expects_no_more_of_it(more: bool, all_there: bool) -> None:
+    cycle = RequestResponseCycle.__new__(RequestResponseCycle)
+    cycle.more_body = more
+    assert arrived(cycle.receive) is all_there
+
+
+def test_of_another_server_nobody_knows_whether_a_body_is_all_there() -> None:
+    async def receive() -> Message:
+        raise AssertionError
+
+    assert not arrived(receive)
