@@ -163,7 +163,7 @@ def page(found: Reproduction) -> str:
     commands = " and ".join(f"`{line}`" for line in found.command.splitlines())
     parts = [
         first_line(found),
-        "# CIFAR-10 with three losses",
+        "# CIFAR-10, loss by loss",
         f"Written by {commands}, code {found.code_version}. Numbers in %, mean ± standard deviation over seeds; OOD is positive.",
         partial(found),
         "Trained on all 50,000 pictures with OpenOOD v1.5's split: 1,000 test pictures chose the checkpoint, the other 9,000 are the ID test set. "
