@@ -63,7 +63,8 @@ def join(parts: Sequence[Reproduction]) -> Reproduction:
         if (run.variant, run.seed) in seen:
             raise ValueError(f"{run.variant} with seed {run.seed} is there twice")
         seen.add((run.variant, run.seed))
-    return parts[0].model_copy(update={"command": "\n".join(without_places(part.command) for part in parts), "runs": tuple(runs)})
+    commands = [without_places(line) for part in parts for line in part.command.splitlines()]
+    return parts[0].model_copy(update={"command": "\n".join(commands), "runs": tuple(runs)})
 
 
 def without_places(command: str) -> str:

@@ -76,6 +76,9 @@ def test_the_runs_of_several_commands_come_onto_one_page(tmp_path: Path, monkeyp
     found = Reproduction.model_validate_json((tmp_path / "sub" / "all.json").read_bytes())
     assert page(found) == text
     assert found.runs == numbers(0, 1, 2).runs
+    monkeypatch.setattr(sys, "argv", ["page", str(tmp_path / "sub" / "all.json")])
+    pages.main()
+    assert (tmp_path / "sub" / "all.md").read_text() == text, "a page that is written again says the same"
 
 
 @pytest.mark.parametrize(
