@@ -69,8 +69,8 @@ class Trainer:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network: Classifier = network.to(self.device).to(memory_format=torch.channels_last)
         # On the device, where a recorded step reads it; of the updates only the fused one can.
-        self.rate = torch.tensor(recipe.lr, device=self.device)
         fused = self.device.type == "cuda" or None
+        self.rate = torch.tensor(recipe.lr, device=self.device, dtype=torch.float32 if fused else torch.float64)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), self.rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True, fused=fused
         )
