@@ -105,28 +105,24 @@ def evaluated(run: Path, name: str, load: Callable[[Path], Trained], targets: Ta
     return found
 
 
-def recipe_of(arguments: argparse.Namespace, loss: LossName, seed: int) -> Recipe:
-    data = arguments.root / "cifar10"
-    return Recipe(
-        data=str(data),
-        validation=f"{data}/test.parquet#openood_cifar10=val",
-        loss=loss,
-        width=arguments.width,
-        epochs=arguments.epochs,
-        calibration_share=0,
-        seed=seed,
-        compile=arguments.compile,
-    )
-
-
 def reproduce(arguments: argparse.Namespace, command: str) -> Reproduction:
+    data = arguments.root / "cifar10"
     targets = open_benchmark("cifar10", arguments.root)
     keys = (*REGISTRY, *(EVALUATED_ONLY if arguments.gradient_scores else ()))
     runs = []
     for seed in arguments.seeds:
         for variant in arguments.losses:
             loss, function = VARIANTS[variant]
-            recipe = recipe_of(arguments, loss, seed)
+            recipe = Recipe(
+                data=str(data),
+                validation=f"{data}/test.parquet#openood_cifar10=val",
+                loss=loss,
+                width=arguments.width,
+                epochs=arguments.epochs,
+                calibration_share=0,
+                seed=seed,
+                compile=arguments.compile,
+            )
             folder = arguments.out / f"{variant}-w{arguments.width}-e{arguments.epochs}-s{seed}"
             print(f"--- {variant}, seed {seed}: {folder}", flush=True)
             train(recipe, folder, resume=True, loss=function)
