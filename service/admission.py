@@ -43,14 +43,18 @@ class Admission:
         self.seconds_per_row += (seconds_per_row - self.seconds_per_row) * (0.1 if self.seconds_per_row else 1)
         self.lag = lag
 
+    def counted(self, rows: int) -> int:
+        """Of one call's waiting rows, those that hold up others."""
+        return min(rows, self.busy)
+
     def enter(self, place: Place) -> None:
         self.held += place.held
-        self.crowd += min(place.held, self.busy)
+        self.crowd += self.counted(place.held)
 
     def leave(self, place: Place, rows: int) -> None:
         """So many of a caller's rows wait no more."""
         self.held -= rows
-        self.crowd -= min(place.held, self.busy) - min(place.held - rows, self.busy)
+        self.crowd -= self.counted(place.held) - self.counted(place.held - rows)
         place.held -= rows
 
     def check(self, rows: int, running: bool) -> None:
@@ -63,13 +67,14 @@ class Admission:
         if self.crowd <= self.max_batch_size:
             self.calm_at = now
         overloaded = now - self.calm_at > BURST_SECONDS or now - self.refused_at < RELIEF_SECONDS
-        most, waiting, behind = self.max_queue_size, self.held + rows, ""
+        most, behind, full = self.max_queue_size, "", self.held + rows > self.max_queue_size
         if overloaded:
-            most, waiting = self.most_in_overload, self.crowd + min(rows, self.busy)
+            most = self.most_in_overload
             if running and self.lag > LAG_SECONDS:
                 most, behind = 0, f" while the server is {1000 * self.lag:.0f} ms behind"
+            full = full or self.crowd + self.counted(rows) > most
         # A call that is larger than the queue never fits; one that is larger than a batch has to begin some time.
-        if rows > self.max_queue_size or (self.held and (waiting > most or self.held + rows > self.max_queue_size)):
+        if rows > self.max_queue_size or (self.held and full):
             if overloaded:
                 self.refused_at = now
             # At least a second: the header has no smaller unit. Spread out, lest those refused together come back together.

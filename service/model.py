@@ -117,7 +117,8 @@ class Model:
 
     def decide(self, judged: Judged, choice: Choice) -> Verdict:
         """What the chosen post-processor decides."""
-        return judged.own if choice.references is self.default.references else judge(judged.probabilities, judged.scores, choice)
+        own = judged.own
+        return own if choice.references is self.default.references else judge(judged.probabilities, judged.scores, choice, own.ranked)
 
     def observe(self, judged: Judged) -> list[bool]:
         """Shows the watch answered images. Returns which of them (N,) its own gate rejects.
@@ -125,7 +126,7 @@ class Model:
         Whatever a request asks for, the watch sees the model's own post-processor and alpha: a client cannot move it by asking for others.
         """
         own = judged.own
-        watched = own if self.watched is None or self.watched is self.default else judge(judged.probabilities, judged.scores, self.watched)
+        watched = own if self.watched is None else self.decide(judged, self.watched)
         # Plain numbers: for the few images of a request they are faster than arrays.
         rejected: list[bool] = own.rejected.tolist()
         self.watch.observe(own.p_values.tolist(), rejected if watched is own else watched.rejected.tolist())

@@ -60,10 +60,15 @@ class Judged:
         return cls(probabilities, scores, Verdict(*own))
 
 
-def judge(probabilities: Scores, scores: Scores, choice: Choice) -> Verdict:
-    """Probabilities (N, C) and raw scores of every post-processor (N, P) -> what the chosen one decides."""
-    # Stable, so that of equally probable classes the first is named.
-    column, ranked = scores[:, choice.column], np.argsort(-probabilities, axis=1, kind="stable")
+def judge(probabilities: Scores, scores: Scores, choice: Choice, ranked: NDArray[np.intp] | None = None) -> Verdict:
+    """Probabilities (N, C) and raw scores of every post-processor (N, P) -> what the chosen one decides.
+
+    ranked: as another verdict about the same images has it, whoever decided that; sorted anew if not given.
+    """
+    column = scores[:, choice.column]
+    if ranked is None:
+        # Stable, so that of equally probable classes the first is named.
+        ranked = np.argsort(-probabilities, axis=1, kind="stable")
     values, thresholds = hold_against(choice.references, ranked[:, 0], column)
     # Not `>`: a score that is no number must not be let through.
     return Verdict(ranked, values, ~(column <= thresholds), thresholds)
