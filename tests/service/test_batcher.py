@@ -1,4 +1,5 @@
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -9,8 +10,10 @@ import pytest
 from service import admission
 from service.admission import QueueFull
 from service.batcher import Batcher
-from service.place import DeadlinePassed, InferenceFailed
+from service.place import Array, DeadlinePassed, InferenceFailed
 from tests.doubler import Doubler, ask, hold_up, run
+
+CPUS = len(os.sched_getaffinity(0))
 
 
 def test_each_of_64_concurrent_callers_gets_its_own_rows() -> None:
@@ -219,6 +222,69 @@ def test_what_waits_is_shared_out_among_the_workers() -> None:
             assert beside.batches[1] == list(range(9, 13)), "half of eight, on one CPU since another batch runs"
             beside.gate.set()
             await asyncio.gather(first, *calls)
+
+    run(test)
+
+
+class Located(Doubler):
+    """Notes on which CPUs each batch may run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cpus: list[set[int]] = []
+
+    def __call__(self, rows: Array) -> tuple[Array, ...]:
+        self.cpus.append(os.sched_getaffinity(0))
+        return super().__call__(rows)
+
+
+async def beside_each_other(workers: int) -> tuple[Located, Located]:
+    """A lone batch, then two that both run beside another one, then a lone one."""
+    alone, beside = Located(), Located()
+    async with Batcher(alone, 8, 100, beside=beside, workers=workers) as batcher:
+        calls = [await hold_up(alone, batcher)]
+        beside.gate.clear()
+        calls += [asyncio.create_task(ask(batcher, *range(4)))]
+        while len(beside.batches) < 1:
+            await asyncio.sleep(0.001)
+        alone.gate.set()
+        calls += [asyncio.create_task(ask(batcher, *range(4)))]
+        while len(beside.batches) < 2:
+            await asyncio.sleep(0.001)
+        beside.gate.set()
+        await asyncio.gather(*calls)
+        await ask(batcher, 1)
+    return alone, beside
+
+
+@pytest.mark.skipif(CPUS < 2, reason="one CPU alone")
+def test_batches_beside_each_other_have_a_cpu_each_and_a_lone_one_has_all() -> None:
+    async def test() -> None:
+        alone, beside = await beside_each_other(CPUS)
+        assert [len(cpus) for cpus in beside.cpus] == [1, 1]
+        assert beside.cpus[0] != beside.cpus[1]
+        assert alone.cpus == [os.sched_getaffinity(0)] * 2
+
+    run(test)
+
+
+def test_workers_choose_no_cpus_where_there_are_not_as_many() -> None:
+    async def test() -> None:
+        alone, beside = await beside_each_other(CPUS + 1)
+        assert [*alone.cpus, *beside.cpus] == [os.sched_getaffinity(0)] * 4
+
+    run(test)
+
+
+@pytest.mark.skipif(CPUS < 2, reason="one CPU alone")
+def test_a_sandbox_that_refuses_to_bind_threads_does_not_end_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    async def test() -> None:
+        monkeypatch.setattr(os, "sched_setaffinity", refuse)
+        alone, beside = await beside_each_other(CPUS)
+        assert [*alone.cpus, *beside.cpus] == [os.sched_getaffinity(0)] * 4
 
     run(test)
 
