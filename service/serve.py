@@ -21,6 +21,7 @@ from service.settings import Settings, WrongSetting, unknown_variables
 
 log = logging.getLogger(__name__)
 BACKLOG = 2048
+YOUNG_OBJECTS = 20_000
 # What shells expect of a command that Ctrl-C ended.
 INTERRUPTED = 130
 
@@ -104,6 +105,8 @@ def serve(settings: Settings) -> int:
     # What is there by now stays there. To look through it for garbage would stop the event loop for 30 ms every time.
     gc.collect()
     gc.freeze()
+    # The requests in flight are some thousand objects, which need no search once they are answered; by default every 700 of them begin one.
+    gc.set_threshold(YOUNG_OBJECTS)
     server.run(sockets=[listener])
     processes.leave()
     for failure in failures:
