@@ -5,7 +5,7 @@
 
 Single 32x32 PNG pictures over keep-alive connections, the load generator on the same cores. Everything that is compared runs in turns, a few
 seconds each, and ratios are medians over the turns, so that a busy machine disturbs both sides. Bundles are given, or untrained ones of width 64
-and 16. Open loop: Poisson arrivals at 70 and 90 % of the throughput found, and twice it.
+and 16. Open loop: Poisson arrivals at 70 and 90 % of the throughput that was found just before, and at twice that.
 """
 
 import argparse
@@ -118,15 +118,21 @@ def against_the_graph(bundle: Path, device: Device, target: Target, data: Sequen
     }
 
 
-def under_load(target: Target, most: float, seconds: float) -> dict[str, Any]:
-    """Poisson arrivals below and beyond the throughput `most`."""
-    found: dict[str, Outcome] = {str(share): open_loop(target, share * most, 3 * seconds) for share in (0.7, 0.9, 2.0)}
+def under_load(target: Target, turns: int, seconds: float) -> dict[str, Any]:
+    """Poisson arrivals below and beyond the throughput, which each turn measures anew; the turn in the middle."""
+    found: dict[str, list[Outcome]] = {"0.7": [], "0.9": [], "2.0": []}
+    for _ in range(turns):
+        most = closed_loop(target, 32, seconds).answered_per_second
+        for share, outcomes in found.items():
+            outcomes.append(open_loop(target, float(share) * most, 3 * seconds))
     calm, busy, over = found.values()
     return {
-        "outcomes": {share: dataclasses.asdict(outcome) for share, outcome in found.items()},
-        "p99_over_median_at_70": calm.answered_ms["p99"] / calm.answered_ms["p50"],
-        "overload_p99_over_p99_at_90": over.answered_ms["p99"] / busy.answered_ms["p99"],
-        "overload_refused_ms": over.refused_ms,
+        "outcomes": {share: [dataclasses.asdict(outcome) for outcome in outcomes] for share, outcomes in found.items()},
+        "p99_over_median_at_70": statistics.median(one.answered_ms["p99"] / one.answered_ms["p50"] for one in calm),
+        "overload_p99_over_p99_at_90": statistics.median(
+            one.answered_ms["p99"] / other.answered_ms["p99"] for one, other in zip(over, busy, strict=True)
+        ),
+        "overload_refused_p99_ms": statistics.median(one.refused_ms.get("p99", 0.0) for one in over),
     }
 
 
@@ -159,7 +165,7 @@ def measure(bundle: Path, device: Device, peers: Path | None, only: Sequence[str
         target = http_target(url, data, RAW)
         result = against_the_graph(bundle, device, target, data, turns, seconds)
         print(json.dumps(result, indent=1))
-        result["load"] = under_load(target, result["served_per_second"], seconds)
+        result["load"] = under_load(target, turns, seconds)
         print({key: value for key, value in result["load"].items() if key != "outcomes"})
         result["servers"] = rows({"oodgate": (target, group)}, turns, seconds)
         for name in only if peers else ():
