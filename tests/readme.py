@@ -144,7 +144,8 @@ def serving() -> str:
             f"`{name}`: {found['served_per_second']:.0f} pictures a second at 32 connections, {found['throughput_ratio']:.2f} of decoding and "
             f"the graph alone; a lone connection waits {found['added_ms']:.2f} ms longer than the graph takes. Poisson arrivals at 70 %: p99 is "
             f"{load['p99_over_median_at_70']:.1f} medians; at twice the maximum "
-            f"the p99 of what is answered is {load['overload_p99_over_p99_at_90']:.1f} times that at 90 %."
+            f"the p99 of what is answered is {load['overload_p99_over_p99_at_90']:.1f} times that at 90 %, and of what is refused "
+            f"{load['overload_refused_p99_ms']:.0f} ms."
         )
         rows = []
         for server, measured in found["servers"].items():
