@@ -129,13 +129,14 @@ class Batcher:
         """A worker thread: takes, runs, hands out, until closed."""
         own = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICE)
-        anywhere = os.sched_getaffinity(0)
+        anywhere = here = os.sched_getaffinity(0)
         # A CPU for each, where there are as many: left to itself, Linux lets two batches share one for milliseconds while another is idle.
         apart = {sorted(anywhere)[number]} if len(anywhere) == len(self.threads) else anywhere
         while batch := self.take():
             with self.changed:
                 alone = self.running == 1 and not self.worthwhile()
-            stay_on(anywhere if alone else apart)
+            if (wanted := anywhere if alone else apart) != here:
+                stay_on(here := wanted)
             started = time.monotonic()
             for place, _, _ in batch:
                 place.started = place.started or started

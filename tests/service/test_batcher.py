@@ -245,7 +245,7 @@ async def beside_each_other(workers: int) -> tuple[Located, Located]:
         calls = [await hold_up(alone, batcher)]
         beside.gate.clear()
         calls += [asyncio.create_task(ask(batcher, *range(4)))]
-        while len(beside.batches) < 1:
+        while not beside.batches:
             await asyncio.sleep(0.001)
         alone.gate.set()
         calls += [asyncio.create_task(ask(batcher, *range(4)))]
