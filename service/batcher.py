@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 # as fast per row as with any number.
 COMPANY = 4
 # By how much the worker threads stand back: where CPUs are scarce the event loop goes first, whose little work is what the next batch waits for.
-NICE = 5
+# With half as much it falls behind in overload, cannot even refuse in time, and does not recover.
+NICE = 10
 Run = Callable[[Array], tuple[Array, ...]]
 # Of each caller: which row its part begins with, and the part.
 Batch = list[tuple[Place, int, Sequence[Array]]]

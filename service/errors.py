@@ -143,7 +143,7 @@ def answer(request: Request, exc: Exception) -> Response:
     if kind is INTERNAL:
         log.error("request %s failed", request_id, exc_info=exc)
     detail = detail_of(exc, request)
-    if request.url.path.startswith("/v2"):
+    if request.scope["path"].startswith("/v2"):
         # Where clients of the Open Inference Protocol look.
         extra["error"] = detail
     problem = Problem(type=f"urn:oodgate:problem:{kind.name}", title=kind.title, status=kind.status, detail=detail, request_id=request_id, **extra)
