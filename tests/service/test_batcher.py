@@ -381,13 +381,13 @@ def test_its_threads_give_way_to_the_event_loop_however_low_the_process_stands_a
     program = """
 import asyncio, os, threading
 from service.batcher import NICE, Batcher
-os.nice(10)
+os.nice(5)
 async def main():
     async with Batcher(lambda rows: (rows,), 8, 100, workers=2) as batcher:
         await asyncio.sleep(0.1)
         for thread in batcher.threads:
-            assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == 10 + NICE
-        assert os.getpriority(os.PRIO_PROCESS, 0) == 10
+            assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == 5 + NICE
+        assert os.getpriority(os.PRIO_PROCESS, 0) == 5
 asyncio.run(main())
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
