@@ -4,8 +4,8 @@
     python benchmarks/serving.py --peers .venv-peers/bin/python --json benchmarks/results/serving.json
 
 Single 32x32 PNG pictures over keep-alive connections, the load generator on the same cores. Everything that is compared runs in turns, a few
-seconds each, and ratios are medians over the turns, so that a busy machine disturbs both sides. Bundles are given, or untrained ones of width 64
-and 16. Open loop: Poisson arrivals at 70 and 90 % of the throughput that was found just before, and at twice that.
+seconds each or less, and ratios are medians over the turns, so that a busy machine disturbs both sides. Bundles are given, or untrained ones of
+width 64 and 16. Open loop: Poisson arrivals at 70 and 90 % of the throughput that was found just before, and at twice that.
 """
 
 import argparse
@@ -66,6 +66,7 @@ def bare_throughput(runtime: Runtime, data: Sequence[bytes], seconds: float) -> 
 
     with ThreadPoolExecutor(1) as beside:
         coming = beside.submit(decoded)
+        coming.result()
         start = time.perf_counter()
         while time.perf_counter() - start < seconds:
             ready, coming = coming.result(), beside.submit(decoded)
@@ -94,18 +95,20 @@ def in_turns(turns: int, sides: dict[str, Callable[[], float]]) -> dict[str, lis
 def against_the_graph(bundle: Path, device: Device, target: Target, data: Sequence[bytes], turns: int, seconds: float) -> dict[str, Any]:
     runtime = Runtime(load_bundle(bundle), device, cpu_quota())
     runtime.warm()
+    # Many and short: the speed of a shared machine wanders by half within seconds.
+    turns, seconds = 8 * turns, seconds / 2
     busy = in_turns(
         turns,
         {
             "bare": partial(bare_throughput, runtime, data, seconds),
-            "served": lambda: closed_loop(target, 32, seconds).answered_per_second,
+            "served": lambda: closed_loop(target, 32, seconds, warm_seconds=0.3).answered_per_second,
         },
     )
     alone = in_turns(
         turns,
         {
             "bare": partial(bare_latency_ms, runtime, data, seconds),
-            "served": lambda: closed_loop(target, 1, seconds).answered_ms["p50"],
+            "served": lambda: closed_loop(target, 1, seconds, warm_seconds=0.3).answered_ms["p50"],
         },
     )
     return {
