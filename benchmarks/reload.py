@@ -1,6 +1,6 @@
 """What do reloads cost? Reloads a model again and again, good and bad ones, while requests go on.
 
-    python benchmarks/reload.py --reloads 50 --json benchmarks/results/reload.json
+    python benchmarks/reload.py --reloads 150 --json benchmarks/results/reload.json
 
 Tells resident memory after the fifth and the last reload, the longest answer to a probe meanwhile (which is how long the event loop stood
 still at most), and how many requests failed. Exits with 1 when memory grew by more than a tenth, a probe took longer than 100 ms, or a
