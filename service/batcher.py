@@ -13,15 +13,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from service.admission import Admission
-from service.place import Answered, Array, InferenceFailed, Place, late
+from service.place import Answered, Array, InferenceFailed, Place, Stay, late
 
 log = logging.getLogger(__name__)
 
@@ -90,21 +90,20 @@ class Batcher:
         """Raises QueueFull when so many rows would not fit now."""
         self.admission.check(rows, self.running > 0)
 
-    @contextmanager
-    def admit(self, rows: int, deadline: float) -> Iterator[Place]:
-        """A place for so many rows, to be kept while they are prepared and answered, until a time.monotonic(). Raises QueueFull."""
+    def admit(self, rows: int, deadline: float, watch: Callable[[Place], Coroutine[Any, Any, None]] | None = None) -> Stay:
+        """A place for so many rows, to be kept while they are prepared and answered, until a time.monotonic(). Raises QueueFull.
+
+        watch: is run beside a caller that has waited for a while.
+        """
         place = Place(rows, deadline, self.loop.create_future())
         with self.changed:
             self.refuse_when_full(rows)
             self.admission.enter(place)
-        timer = self.loop.call_later(max(0, deadline - time.monotonic()), place.expire)
-        try:
-            yield place
-        finally:
-            timer.cancel()
-            place.close()
-            with self.changed:
-                self.admission.leave(place, place.held)
+        return Stay(place, self.leave, watch)
+
+    def leave(self, place: Place) -> None:
+        with self.changed:
+            self.admission.leave(place, place.held)
 
     async def answer(self, place: Place, rows: Sequence[Array]) -> Answered:
         """The outputs for a caller's rows. Raises DeadlinePassed, Departed or InferenceFailed."""

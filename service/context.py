@@ -80,3 +80,8 @@ def context_of(request: Request) -> Context:
 def timing_of(request: Request) -> Timing:
     timing: Timing = request.scope["state"]["timing"]
     return timing
+
+
+def request_id_of(request: Request) -> str:
+    request_id: str = request.scope["state"]["request_id"]
+    return request_id

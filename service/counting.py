@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 
 from service.bundle.preprocess import Pixels
-from service.context import context_of, timing_of
+from service.context import context_of, request_id_of, timing_of
 from service.decoder import Upload
 from service.feedback import Answered
 from service.model import Model
@@ -14,7 +14,7 @@ from service.verdict import Choice, Judged, Verdict
 
 def count(request: Request, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
     """Answered images (N), and what was decided. Never awaits: between two requests all counts agree."""
-    context, request_id = context_of(request), request.state.request_id
+    context, request_id = context_of(request), request_id_of(request)
     timing_of(request).rejected = verdict.rejected.tolist().count(True)
     context.metrics.count(model, choice, verdict, [model.decide(judged, shadow) for shadow in model.shadows])
     context.recent.remember(request_id, Answered(model.watch, model.observe(judged)))

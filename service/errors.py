@@ -14,7 +14,7 @@ from starlette.responses import Response
 from service.admission import QueueFull
 from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.preprocess import InvalidImage, TooManyPixels, Undecodable, UnknownFormat
-from service.context import context_of, timing_of
+from service.context import context_of, request_id_of, timing_of
 from service.decoder import RefusedImage
 from service.feedback import UnknownRequest, WrongFeedback
 from service.intake import (
@@ -135,7 +135,7 @@ def answer(request: Request, exc: Exception) -> Response:
     metrics = context_of(request).metrics
     if kind.shed:
         metrics.shed.labels(kind.shed).inc()
-    request_id: str = request.state.request_id
+    request_id = request_id_of(request)
     extra: dict[str, object] = {}
     if isinstance(exc, RefusedImage):
         metrics.invalid_images.labels(exc.cause.reason).inc()

@@ -1,7 +1,6 @@
 """A model that answers: its bundle, its runtime, the queue before it, and the gates that decide."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -46,7 +45,7 @@ class Model:
         self.users = 0
         # Bounded: alpha comes from the clients. Knows the calibration and not the model, which a cycle would keep alive after its time.
         self.references = lru_cache(maxsize=1024)(partial(open_references, self.bundle, guarantee=self.guarantee))
-        self.default = self.choose(None, None)
+        self.default = self.choose(settings.postprocessor or self.manifest.default_postprocessor, None)
         self.shadows = tuple(self.choose(key, None) for key in settings.shadow_postprocessors)
         self.watched = self.promised()
         self.watch = self.begin_watch()
@@ -67,21 +66,22 @@ class Model:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.batcher.__aexit__(*exc_info)
 
-    @contextmanager
-    def lease(self) -> Iterator[Self]:
-        """While someone holds it, the model is not closed, though another version may have taken its name."""
+    def __enter__(self) -> Self:
+        """In use: until the end of the block the model is not closed, though another version may have taken its name."""
         self.users += 1
-        try:
-            yield self
-        finally:
-            self.users -= 1
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.users -= 1
 
     def choose(self, postprocessor: str | None, alpha: float | None) -> Choice:
         """The gate for what a request asks, defaults where it asks nothing.
 
         Raises UnknownPostprocessor, AlphaOutOfRange or TooFewCalibrationImages.
         """
-        key = postprocessor or self.settings.postprocessor or self.manifest.default_postprocessor
+        if postprocessor is None and alpha is None:
+            return self.default
+        key = postprocessor or self.default.postprocessor
         if key not in self.manifest.postprocessors:
             raise UnknownPostprocessor(f"{self.name} has no post-processor {key!r}, it has {', '.join(self.manifest.postprocessors)}")
         if alpha is None:

@@ -1,13 +1,17 @@
 """A caller's place in a batcher's queue: from before its rows exist until it is answered, or is not."""
 
 import asyncio
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+# By then most are answered: to look whether a caller is still there costs as much as many a stage.
+UNWATCHED_SECONDS = 0.05
 
 
 class DeadlinePassed(Exception):
@@ -77,6 +81,43 @@ class Place:
         """Nobody waits any more. What the future holds counts as read, lest asyncio reports it as forgotten."""
         if not self.future.cancel() and not self.future.cancelled():
             self.future.exception()
+
+
+class Stay:
+    """A caller's time in its place, for `with`: the place is given up by its deadline, and at the end of the block.
+
+    watch: is run beside a caller that has waited for UNWATCHED_SECONDS. leave: is told of the end. One timer for both, because each costs.
+    """
+
+    def __init__(self, place: Place, leave: Callable[[Place], None], watch: Callable[[Place], Coroutine[Any, Any, None]] | None = None) -> None:
+        self.place = place
+        self.leave = leave
+        self.watch = watch
+        self.watching: asyncio.Task[None] | None = None
+        self.loop = place.future.get_loop()
+        self.wait(UNWATCHED_SECONDS)
+
+    def wait(self, most: float) -> None:
+        # A loop that counts in milliseconds may come half of one too early.
+        self.timer = self.loop.call_later(min(most, max(0, self.place.deadline - time.monotonic()) + 0.001), self.look)
+
+    def look(self) -> None:
+        if time.monotonic() >= self.place.deadline:
+            self.place.expire()
+            return
+        if self.watch is not None and self.watching is None:
+            self.watching = self.loop.create_task(self.watch(self.place))
+        self.wait(math.inf)
+
+    def __enter__(self) -> Place:
+        return self.place
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.timer.cancel()
+        if self.watching is not None:
+            self.watching.cancel()
+        self.place.close()
+        self.leave(self.place)
 
 
 def gone() -> Departed:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -173,7 +173,7 @@ class Repository:
                         await self.reload(name)
 
     def find(self, name: str | None = None, version: int | None = None) -> Model:
-        """The model a request names, of its versions the highest. Raises NotReady or UnknownModel."""
+        """The model a request names, of its versions the highest; `with` keeps it open while in use. Raises NotReady or UnknownModel."""
         if self.waiting_for is not None:
             raise NotReady(self.waiting_for)
         versions = self.models.get(name or self.default, {})
@@ -183,10 +183,6 @@ class Repository:
             loaded = ", ".join(f"{model.name} version {model.version}" for model in self.loaded())
             raise UnknownModel(f"{wanted} is not loaded; loaded: {loaded}")
         return model
-
-    def lease(self, name: str | None = None, version: int | None = None) -> AbstractContextManager[Model]:
-        """As `find`, and the model stays open until the end of the block, whatever is loaded meanwhile."""
-        return self.find(name, version).lease()
 
     def loaded(self) -> list[Model]:
         return [model for versions in self.models.values() for model in versions.values()]

@@ -22,6 +22,7 @@ from service.settings import Settings, WrongSetting, unknown_variables
 log = logging.getLogger(__name__)
 BACKLOG = 2048
 YOUNG_OBJECTS = 20_000
+SWITCH_SECONDS = 0.0001
 # What shells expect of a command that Ctrl-C ended.
 INTERRUPTED = 130
 
@@ -100,8 +101,8 @@ def serve(settings: Settings) -> int:
         log.warning("environment variable %s is no setting and changes nothing", name)
     # For before and after the server, when there is nothing to drain: uvicorn puts this back once it has ended.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    # A batch's thread that comes back from the graph waits so long for the event loop to give way; the default is five times as long.
-    sys.setswitchinterval(0.001)
+    # A batch's thread that comes back from the graph waits so long for the event loop to give way, and a CPU with it. The default is 5 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
     # What is there by now stays there. To look through it for garbage would stop the event loop for 30 ms every time.
     gc.collect()
     gc.freeze()

@@ -91,7 +91,7 @@ async def infer(request: Request) -> Response:
     """Pictures as UINT8 or BYTES tensor in, probabilities, scores, p-values and decisions out. Parameters: postprocessor, alpha, timeout."""
     context = context_of(request)
     deadline = read_deadline(request, context.settings)
-    with context.repository.lease(*named(request)) as model:
+    with find(request) as model:
         return await answer(request, model, deadline)
 
 

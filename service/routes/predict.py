@@ -78,7 +78,7 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 async def predict(request: Request) -> Response:
     context, question = context_of(request), read_question(request)
     deadline = read_deadline(request, context.settings)
-    with context.repository.lease(question.model, question.version) as model:
+    with context.repository.find(question.model, question.version) as model:
         return await answer(request, model, question, deadline)
 
 

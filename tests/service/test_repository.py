@@ -138,7 +138,7 @@ def test_a_version_is_closed_when_its_last_request_ends_and_leaves_no_memory(tmp
     async def test() -> None:
         async with Repository(Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1), Metrics(), States(None)) as repository:
             await repository.load()
-            with repository.lease() as held:
+            with repository.find() as held:
                 old: weakref.ref[Model] = weakref.ref(held)
                 await repository.reload("tiny")
                 assert repository.find() is not held
