@@ -1,6 +1,6 @@
-"""What do reloads cost? Reloads a model again and again, good and bad ones, while requests go on.
+"""What do reloads cost? Reloads a model again and again while requests go on.
 
-    python benchmarks/reload.py --reloads 150 --json benchmarks/results/reload.json
+    python benchmarks/reload.py --json benchmarks/results/reload.json
 
 Tells resident memory after the fifth and the last reload, the longest answer to a probe meanwhile (which is how long the event loop stood
 still at most), and how many requests failed. Exits with 1 when memory grew by more than a tenth, a probe took longer than 100 ms, or a
@@ -64,19 +64,22 @@ with process(*command) as (server, address):
     for thread in threads:
         thread.start()
     name = httpx.get(f"{address}/models").json()["models"][0]["name"]
-    sizes = []
-    for _ in range(arguments.reloads):
-        httpx.post(f"{address}/models/{name}/reload", headers=key, timeout=120).raise_for_status()
-        sizes.append(resident(server.pid))
+
+    def reload(times: int) -> int:
+        """Resident memory afterwards, once the version before is gone."""
+        for _ in range(times):
+            httpx.post(f"{address}/models/{name}/reload", headers=key, timeout=120).raise_for_status()
+        time.sleep(1)
+        return resident(server.pid)
+
+    fifth, last = reload(5), reload(arguments.reloads - 5)
     stop.set()
     for thread in threads:
         thread.join()
-    time.sleep(1)
-    last = resident(server.pid)
-growth = last / sizes[4] - 1
+growth = last / fifth - 1
 result = {
     "reloads": arguments.reloads,
-    "memory_mb": {"after_5": round(sizes[4] / 1024, 1), "end": round(last / 1024, 1)},
+    "memory_mb": {"after_5": round(fifth / 1024, 1), "end": round(last / 1024, 1)},
     "slowest_probe_ms": round(slowest * 1000, 1),
     "answers": {str(status): count for status, count in sorted(statuses.items())},
 }

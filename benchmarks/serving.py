@@ -124,9 +124,9 @@ def against_the_graph(bundle: Path, device: Device, target: Target, data: Sequen
 
 
 def under_load(target: Target, turns: int, seconds: float) -> dict[str, Any]:
-    """Poisson arrivals below and beyond the throughput, which each turn measures anew; the turn in the middle."""
+    """Poisson arrivals below and beyond the throughput, which each turn measures anew; the turn in the middle of three times as many."""
     found: dict[str, list[Outcome]] = {"0.7": [], "0.9": [], "2.0": []}
-    for _ in range(turns):
+    for _ in range(3 * turns):
         most = closed_loop(target, 32, seconds).answered_per_second
         for share, outcomes in found.items():
             outcomes.append(open_loop(target, float(share) * most, 3 * seconds))
