@@ -9,7 +9,6 @@ request failed.
 
 import argparse
 import json
-import re
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.processes import process, wait_until_ready
+from tests.processes import process, resident_kb, wait_until_ready
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--models", default="models")
@@ -27,13 +26,6 @@ parser.add_argument("--json", type=Path)
 arguments = parser.parse_args()
 picture, key = arguments.picture.read_bytes(), {"Authorization": "Bearer benchmark"}
 command = ("-m", "service", "serve", "--models-dir", arguments.models, "--port", "0", "--admin-keys", "benchmark")
-
-
-def resident(pid: int) -> int:
-    """In kB."""
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found[1])
 
 
 with process(*command) as (server, address):
@@ -66,11 +58,11 @@ with process(*command) as (server, address):
     name = httpx.get(f"{address}/models").json()["models"][0]["name"]
 
     def reload(times: int) -> int:
-        """Resident memory afterwards, once the version before is gone."""
+        """Resident memory in kB afterwards, once the version before is gone."""
         for _ in range(times):
             httpx.post(f"{address}/models/{name}/reload", headers=key, timeout=120).raise_for_status()
         time.sleep(1)
-        return resident(server.pid)
+        return resident_kb(server.pid)
 
     fifth, last = reload(5), reload(arguments.reloads - 5)
     stop.set()

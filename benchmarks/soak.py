@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.processes import process, wait_until_ready
+from tests.processes import process, resident_kb, wait_until_ready
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--models", default="models")
@@ -47,9 +47,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: 
 
 def usage(pid: int) -> tuple[float, int]:
     """Resident memory in MB, open file descriptors."""
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found[1]) / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return resident_kb(pid) / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def soak(url: httpx.URL, pid: int) -> tuple[Counter[int], list[tuple[float, int]]]:

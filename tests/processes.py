@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 
@@ -24,6 +25,13 @@ def process(*command: str, **environment: str) -> Iterator[tuple[subprocess.Pope
             yield server, found[0].decode()
         finally:
             server.kill()
+
+
+def resident_kb(pid: int) -> int:
+    """The memory that a process holds."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1])
 
 
 def wait_until_ready(address: str) -> None:

@@ -14,7 +14,7 @@ from service import __version__
 from service.__main__ import main
 from service.settings import Settings
 from tests.bundles import id_png, ood_png, pixels, png, write_bundle
-from tests.processes import ENVIRONMENT, process, wait_until_ready
+from tests.processes import ENVIRONMENT, process, resident_kb, wait_until_ready
 from tests.servers import serving
 
 
@@ -34,8 +34,7 @@ def test_without_torch_the_server_starts_answers_and_stops_on_a_signal(models_di
     ):
         wait_until_ready(address)
         assert httpx.post(f"{address}/predict", content=id_png()).status_code == 200
-        resident = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{server.pid}/status").read_text())[1])  # type: ignore[index]
-        assert resident < 300_000, "kB"
+        assert resident_kb(server.pid) < 300_000
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
 

@@ -1,16 +1,10 @@
 import ctypes
-import re
-from pathlib import Path
+import os
 
 from service.memory import give_back
+from tests.processes import resident_kb
 
 PIECES, BYTES = 1000, 64 * 1024
-
-
-def resident_mb() -> float:
-    found = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1024
 
 
 def test_freed_memory_below_what_is_in_use_goes_back() -> None:
@@ -22,7 +16,7 @@ def test_freed_memory_below_what_is_in_use_goes_back() -> None:
     *freed, last = pieces
     for piece in freed:
         libc.free(piece)
-    before = resident_mb()
+    before = resident_kb(os.getpid())
     give_back()
-    assert resident_mb() < before - 0.8 * PIECES * BYTES / 2**20
+    assert resident_kb(os.getpid()) < before - 0.8 * PIECES * BYTES / 1024
     libc.free(last)
