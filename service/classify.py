@@ -1,4 +1,4 @@
-"""What every route that classifies does between reading its request and writing its answer: decode, wait, infer, count."""
+"""What every route that classifies does between reading its request and writing its answer: decode, wait, infer."""
 
 import time
 from collections.abc import Sequence
@@ -32,16 +32,7 @@ async def classify(request: Request, model: Model, images: Sequence[Upload] | Pi
         stage["decode"].observe(timing.decode)
         answered = await model.batcher.answer(place, rows)
     timing.queue, timing.infer = answered.queue_seconds, answered.infer_seconds
-    stage["queue"].observe(timing.queue)
-    stage["infer"].observe(timing.infer)
     return Judged.of(*answered.outputs)
-
-
-def encoded(request: Request, inferred: float) -> None:
-    """The answer is written; inferred: when that began, as time.monotonic() counts."""
-    timing = timing_of(request)
-    timing.encode = time.monotonic() - inferred
-    context_of(request).metrics.stage["encode"].observe(timing.encode)
 
 
 async def watch(receive: Receive, place: Place) -> None:

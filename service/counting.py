@@ -1,4 +1,4 @@
-"""What every route that answers images does with what it answered: counts it, shows it to the watch, remembers it for feedback, and may keep it."""
+"""What every route that answers images does once it has answered: counts it, shows it to the watch, remembers it for feedback, and may keep it."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,12 @@ from service.model import Model
 from service.verdict import Choice, Judged, Verdict
 
 
-def count(request: Request, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
-    """Answered images (N), and what was decided. Never awaits: between two requests all counts agree."""
-    context, request_id = context_of(request), request_id_of(request)
-    timing_of(request).rejected = verdict.rejected.tolist().count(True)
+async def count(request: Request, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
+    """Answered images (N), and what was decided. Runs once the answer is on its way, and never awaits: between two requests all counts agree."""
+    context, timing, request_id = context_of(request), timing_of(request), request_id_of(request)
+    for stage in ("queue", "infer", "encode"):
+        context.metrics.stage[stage].observe(getattr(timing, stage))
+    timing.rejected = verdict.rejected.tolist().count(True)
     context.metrics.count(model, choice, verdict, [model.decide(judged, shadow) for shadow in model.shadows])
     context.recent.remember(request_id, Answered(model.watch, model.observe(judged)))
     if context.capture is not None:

@@ -5,10 +5,11 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response
 
 from service import __version__
-from service.classify import classify, encoded
+from service.classify import classify
 from service.context import context_of, timing_of
 from service.counting import count
 from service.errors import documented
@@ -118,7 +119,6 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
     judged = await classify(request, model, images, arrived, deadline)
     inferred = time.monotonic()
     verdict = model.decide(judged, choice)
-    count(request, model, choice, verdict, judged, images)
     about = {
         "model_name": model.name,
         "model_version": str(model.version),
@@ -133,10 +133,11 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
         "rejected": verdict.rejected,
     }
     content, length = write_response(about, arrays, asked)
-    encoded(request, inferred)
+    timing.encode = time.monotonic() - inferred
+    counting = BackgroundTask(count, request, model, choice, verdict, judged, images)
     if length is None:
-        return Response(content, media_type="application/json")
-    return Response(content, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
+        return Response(content, media_type="application/json", background=counting)
+    return Response(content, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream", background=counting)
 
 
 for place, parameters in PATHS.items():

@@ -5,10 +5,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.classify import classify, encoded
+from service.classify import classify
 from service.context import context_of, timing_of
 from service.counting import count
 from service.errors import documented
@@ -99,9 +100,8 @@ async def answer(request: Request, model: Model, question: Question, deadline: f
     judged = await classify(request, model, uploads, arrived, deadline)
     inferred = time.monotonic()
     verdict = model.decide(judged, choice)
-    count(request, model, choice, verdict, judged, uploads)
     found = model.answer(judged.probabilities, judged.scores, verdict, choice, top_k, [upload.filename for upload in uploads])
     headers = {"X-OOD-Rejected": "true" if found["predictions"][0]["ood"]["rejected"] else "false"} if len(uploads) == 1 else None
-    response = Response(to_json(found), 200, headers, "application/json")
-    encoded(request, inferred)
-    return response
+    content = to_json(found)
+    timing.encode = time.monotonic() - inferred
+    return Response(content, 200, headers, "application/json", BackgroundTask(count, request, model, choice, verdict, judged, uploads))

@@ -1,5 +1,6 @@
 import base64
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from service.bundle.decision import open_gate, p_values
 from service.bundle.manifest import load_bundle
+from service.routes import open_inference, predict
 from service.runtime import Runtime
 from tests.bundles import CLASSES, id_png, ood_png, pixels, png
 from tests.servers import serving
@@ -171,3 +173,19 @@ def test_the_api_is_documented_with_its_bodies_answers_and_problems(client: http
         assert operation["responses"][status]["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
     assert "request_id" in schema["components"]["schemas"]["Problem"]["required"]
     assert client.get("/docs").status_code == 200
+
+
+@pytest.mark.parametrize("route", ["/predict", "/v2/models/tiny/infer"])
+def test_the_client_has_its_answer_before_it_is_counted(models_dir: Path, monkeypatch: pytest.MonkeyPatch, route: str) -> None:
+    read, counted = threading.Event(), []
+
+    async def count(*_: object) -> None:
+        counted.append(read.wait(10))
+
+    monkeypatch.setattr(predict, "count", count)
+    monkeypatch.setattr(open_inference, "count", count)
+    picture = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(ood_png()).decode()]}
+    with serving(models_dir) as client:
+        answer(client.post(route, json={"inputs": [picture]} if "v2" in route else {"images": picture["data"]}))
+        read.set()
+    assert counted == [True]
