@@ -206,7 +206,7 @@ def rollout() -> str:
     rows = [(what, *(str(measured[event][key]) for key in ("requests", "failed", "retried"))) for event, what in events.items()]
     after = measured["SIGKILL"]["retried_seconds_after"]
     at_once, later = [seconds for seconds in after if seconds < 1], [seconds for seconds in after if seconds >= 1]
-    said = f"Of those sent again after the kill, {len(at_once)} came at most {1000 * max(at_once):.0f} ms after it"
+    said = f"Of those sent again after the kill, {len(at_once)} came at most {1000 * max(0.0, *at_once):.0f} ms after it"
     said += f", and {len(later)} to see whether it was back, after {' and '.join(f'{seconds:.0f}' for seconds in later)} seconds."
     return table("under load | requests | failed | sent again by nginx", rows) + "\n\n" + said
 
