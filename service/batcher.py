@@ -141,7 +141,7 @@ class Batcher:
             for place, _, _ in batch:
                 place.started = place.started or started
             try:
-                outputs = (self.run if alone else self.beside)(np.stack([row for _, _, rows in batch for row in rows]))
+                outputs = (self.run if alone else self.beside)(np.array([row for _, _, rows in batch for row in rows]))
             except Exception as exc:  # whatever it was, everyone in this batch must be told
                 log.exception("a batch of %d failed", sum(len(rows) for _, _, rows in batch))
                 for place, _, _ in batch:

@@ -68,7 +68,7 @@ def judge(probabilities: Scores, scores: Scores, choice: Choice, ranked: NDArray
     column = scores[:, choice.column]
     if ranked is None:
         # Stable, so that of equally probable classes the first is named.
-        ranked = np.argsort(-probabilities, axis=1, kind="stable")
+        ranked = (-probabilities).argsort(axis=1, kind="stable")
     values, thresholds = hold_against(choice.references, ranked[:, 0], column)
     # Not `>`: a score that is no number must not be let through.
     return Verdict(ranked, values, ~(column <= thresholds), thresholds)

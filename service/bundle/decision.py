@@ -51,7 +51,7 @@ def open_gate(calibration: Scores, alpha: float, guarantee: Guarantee, delta: fl
 def p_values(calibration: Scores, scores: Scores) -> NDArray[np.float64]:
     """(1 + number of calibration scores >= s) / (n + 1) for each score: sorted (n,), (N,) -> (N,) in (0, 1]."""
     n = len(calibration)
-    below = np.searchsorted(calibration, scores, side="left")
+    below = calibration.searchsorted(scores, side="left")
     return (n + 1 - below) / (n + 1)
 
 

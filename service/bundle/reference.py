@@ -60,7 +60,7 @@ def expected_false_reject_ratio(predicted: NDArray[np.int32], scores: Scores, th
 def hold_against(references: References, predicted: NDArray[np.integer], scores: Scores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predicted classes and raw scores, both (N,) -> p-values and thresholds, both (N,)."""
     values = p_values(references.pooled.calibration, scores)
-    thresholds = np.full(len(scores), references.pooled.gate.threshold)
+    thresholds = np.array([references.pooled.gate.threshold] * len(scores))
     for class_id in references.own.keys() & set(predicted.tolist()):
         rows, own = predicted == class_id, references.own[class_id]
         values[rows] = p_values(own.calibration, scores[rows])
