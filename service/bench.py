@@ -92,7 +92,7 @@ class InProcess:
             status = 429
         except NoPictures:
             status = 422
-        self.load.done(self, due, status)
+        self.load.done(self, due, status, time.perf_counter())
 
 
 async def answer(model: Model, decoder: Decoder, name: str, top_k: int) -> Answer:

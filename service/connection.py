@@ -3,6 +3,7 @@
 import asyncio
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import cycle
@@ -43,12 +44,14 @@ class Connection(asyncio.Protocol):
         except OSError:
             # Not at once: a server that is gone must not be asked a hundred thousand times a second.
             await asyncio.sleep(0.1)
-            self.finish(LOST)
+            self.finish(LOST, time.perf_counter())
         else:
             if self.transport is not None:
                 self.transport.write(next(self.requests))
 
     def data_received(self, data: bytes) -> None:
+        # Before it is read, which takes this side's time.
+        at = time.perf_counter()
         self.buffer += data
         if (end := self.buffer.find(b"\r\n\r\n")) < 0:
             return
@@ -59,21 +62,21 @@ class Connection(asyncio.Protocol):
             complete = CHUNKED.search(head) is None or self.buffer.endswith(b"0\r\n\r\n")
         if complete:
             self.buffer.clear()
-            self.finish(int(head[9:12]))
+            self.finish(int(head[9:12]), at)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         self.transport = None
-        self.finish(LOST)
+        self.finish(LOST, time.perf_counter())
 
     def close(self) -> None:
         self.due = None
         if self.transport is not None:
             self.transport.abort()
 
-    def finish(self, status: int) -> None:
+    def finish(self, status: int, at: float) -> None:
         if self.due is not None:
             due, self.due = self.due, None
-            self.load.done(self, due, status)
+            self.load.done(self, due, status, at)
 
 
 def server(url: str, bodies: Sequence[bytes], headers: Sequence[str]) -> Target:

@@ -24,13 +24,13 @@ GRACE_SECONDS = 30.0
 
 
 class Caller(Protocol):
-    """Whatever asks. When it has its answer, or knows that there will be none, it tells its run's `done`."""
+    """Whatever asks. When it has its answer, or knows that there will be none, it tells its run's `done`, and when that was."""
 
     def send(self, due: float) -> None: ...
 
 
 class Run:
-    """Asks until time is up. `due`: when a request should have been sent, as time.perf_counter() counts.
+    """Asks until time is up. `due`: when a request should have been sent, and `at`: when its answer was there, as time.perf_counter() counts.
 
     counts_answers: what must lie between `begin` and `end` for a request to be counted: its answer, or when it was due.
     """
@@ -53,10 +53,9 @@ class Run:
         self.under_way += 1
         caller.send(due)
 
-    def done(self, caller: Caller, due: float, status: int) -> None:
+    def done(self, caller: Caller, due: float, status: int, at: float) -> None:
         self.under_way -= 1
-        now = time.perf_counter()
-        self.records.append((now if self.counts_answers else due, now - due, status))
+        self.records.append((at if self.counts_answers else due, at - due, status))
         self.free(caller)
 
     def free(self, caller: Caller) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -12,8 +13,9 @@ class Sleeper:
 
     under_way = most = 0
 
-    def __init__(self, load: Run, seconds: float | None, status: int) -> None:
+    def __init__(self, load: Run, seconds: float | None, status: int, read_for: float) -> None:
         self.load = load
+        self.read_for = read_for
         self.seconds = seconds
         self.status = status
 
@@ -25,14 +27,14 @@ class Sleeper:
 
     def answer(self, due: float) -> None:
         Sleeper.under_way -= 1
-        self.load.done(self, due, self.status)
+        self.load.done(self, due, self.status, time.perf_counter() - self.read_for)
 
 
-def sleeping(seconds: float | None, status: int = 200) -> Target:
+def sleeping(seconds: float | None, status: int = 200, read_for: float = 0) -> Target:
     @asynccontextmanager
     async def target() -> AsyncIterator[Callable[[Run], Awaitable[Caller]]]:
         async def make(load: Run) -> Caller:
-            return Sleeper(load, seconds, status)
+            return Sleeper(load, seconds, status, read_for)
 
         Sleeper.under_way = Sleeper.most = 0
         yield make
@@ -63,6 +65,12 @@ def test_an_open_loop_with_enough_callers_lets_nobody_wait() -> None:
     outcome = open_loop(sleeping(0.01), rate=100, seconds=0.5, warm_seconds=0, callers=64)
     assert 1 < Sleeper.most < 64
     assert outcome.answered_ms["p50"] < 200
+
+
+def test_the_time_that_a_caller_takes_to_read_its_answer_is_not_the_servers() -> None:
+    outcome = closed_loop(sleeping(0.05, read_for=0.04), 2, 0.5, 0)
+    assert outcome.statuses["200"] > 2
+    assert outcome.answered_ms["p50"] < 49
 
 
 def test_refusals_are_timed_apart_from_answers() -> None:
