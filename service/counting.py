@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 
 from service.bundle.preprocess import Pixels
@@ -12,8 +13,19 @@ from service.model import Model
 from service.verdict import Choice, Judged, Verdict
 
 
-async def count(request: Request, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
-    """Answered images (N), and what was decided. Runs once the answer is on its way, and never awaits: between two requests all counts agree."""
+class Counting(BackgroundTask):
+    """`count`, once the answer is on its way. It never awaits: between two requests all counts agree."""
+
+    def __init__(self, request: Request, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
+        # Not as the base does it: it would look into what kind of function it is given, while the client waits.
+        self.what = (request, model, choice, verdict, judged, images)
+
+    async def __call__(self) -> None:
+        count(*self.what)
+
+
+def count(request: Request, model: Model, choice: Choice, verdict: Verdict, judged: Judged, images: Sequence[Upload] | Pixels) -> None:
+    """Answered images (N), and what was decided."""
     context, timing, request_id = context_of(request), timing_of(request), request_id_of(request)
     for stage in ("queue", "infer", "encode"):
         context.metrics.stage[stage].observe(getattr(timing, stage))

@@ -5,13 +5,12 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response
 
 from service import __version__
 from service.classify import classify
 from service.context import context_of, timing_of
-from service.counting import count
+from service.counting import Counting
 from service.errors import documented
 from service.intake import LARGE_BYTES, Body, read_deadline
 from service.model import Model
@@ -134,7 +133,7 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
     }
     content, length = write_response(about, arrays, asked)
     timing.encode = time.monotonic() - inferred
-    counting = BackgroundTask(count, request, model, choice, verdict, judged, images)
+    counting = Counting(request, model, choice, verdict, judged, images)
     if length is None:
         return Response(content, media_type="application/json", background=counting)
     return Response(content, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream", background=counting)

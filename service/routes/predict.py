@@ -5,13 +5,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
-from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.classify import classify
 from service.context import context_of, timing_of
-from service.counting import count
+from service.counting import Counting
 from service.errors import documented
 from service.intake import IMAGE_TYPES, TIMEOUT_HEADER, read_deadline, read_question, read_uploads
 from service.model import Model
@@ -104,4 +103,4 @@ async def answer(request: Request, model: Model, question: Question, deadline: f
     headers = {"X-OOD-Rejected": "true" if found["predictions"][0]["ood"]["rejected"] else "false"} if len(uploads) == 1 else None
     content = to_json(found)
     timing.encode = time.monotonic() - inferred
-    return Response(content, 200, headers, "application/json", BackgroundTask(count, request, model, choice, verdict, judged, uploads))
+    return Response(content, 200, headers, "application/json", Counting(request, model, choice, verdict, judged, uploads))

@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
+from service import counting
 from service.bundle.decision import open_gate, p_values
 from service.bundle.manifest import load_bundle
-from service.routes import open_inference, predict
 from service.runtime import Runtime
 from tests.bundles import CLASSES, id_png, ood_png, pixels, png
 from tests.servers import serving
@@ -179,11 +179,7 @@ def test_the_api_is_documented_with_its_bodies_answers_and_problems(client: http
 def test_the_client_has_its_answer_before_it_is_counted(models_dir: Path, monkeypatch: pytest.MonkeyPatch, route: str) -> None:
     read, counted = threading.Event(), []
 
-    async def count(*_: object) -> None:
-        counted.append(read.wait(10))
-
-    monkeypatch.setattr(predict, "count", count)
-    monkeypatch.setattr(open_inference, "count", count)
+    monkeypatch.setattr(counting, "count", lambda *_: counted.append(read.wait(10)))
     picture = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(ood_png()).decode()]}
     with serving(models_dir) as client:
         answer(client.post(route, json={"inputs": [picture]} if "v2" in route else {"images": picture["data"]}))
