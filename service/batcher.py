@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 # A batch beside another one: where fewer rows wait, they wait for more, or for the other one's end. With one row only, a small network is a
-# fifth slower per row than with two; from there on it gains little.
+# fifth slower per row than with two; waiting for four costs more than it gains where few callers ask.
 COMPANY = 2
 # By how much the worker threads stand back: where CPUs are scarce the event loop goes first, whose little work is what the next batch waits for.
 # With half as much it falls behind in overload, cannot even refuse in time, and does not recover.
