@@ -95,7 +95,9 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
 
 def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
     """A decoded Pillow image (its first frame) to (crop, crop, 3): upright, 8-bit RGB, resized and centre-cropped."""
-    ImageOps.exif_transpose(image, in_place=True)
+    if image.info:
+        # Where nothing but the pixels is told, the orientation is not either; to look for it costs as much as to decompress a small picture.
+        ImageOps.exif_transpose(image, in_place=True)
     image = to_rgb(image)
     width, height = image.size
     shorter = min(width, height)
@@ -106,7 +108,7 @@ def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
     left, top = round((image.width - spec.crop) / 2), round((image.height - spec.crop) / 2)
     if (left, top) != (0, 0) or image.size != (spec.crop, spec.crop):
         image = image.crop((left, top, left + spec.crop, top + spec.crop))
-    return np.asarray(image, dtype=np.uint8)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(spec.crop, spec.crop, 3)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

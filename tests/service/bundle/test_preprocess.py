@@ -67,10 +67,12 @@ def test_cmyk_becomes_rgb() -> None:
     assert decoded[16, 16, 1] < 60
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_turned_upright_as_its_exif_says(orientation: int) -> None:
+def test_a_photo_is_turned_upright_as_its_exif_says(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
     upright = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -81,7 +83,7 @@ def test_a_photo_is_turned_upright_as_its_exif_says(orientation: int) -> None:
         7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
         8: np.rot90,
     }[orientation]
-    np.testing.assert_array_equal(decode(encode(Image.fromarray(gradient()), exif=exif), SPEC), upright(gradient()))
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(gradient()), kind, exif=exif, **options), SPEC), upright(gradient()))
 
 
 def test_of_an_animation_the_first_frame_counts() -> None:
