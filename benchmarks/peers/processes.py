@@ -1,6 +1,7 @@
 """Other servers as processes: started until they answer, ended with all that they started, and how much memory they take."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +23,11 @@ PEERS = {
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    """Below those that Linux gives away by itself: of these Ray takes many, and with one of them the port that was just found."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def answers(url: str, body: bytes, headers: Sequence[str]) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=30) as reply:
             return bool(reply.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
