@@ -15,7 +15,6 @@ import json
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any
 import aiohttp
 import httpx
 import numpy as np
+from peers.processes import free_port
 
 from service.bundle.manifest import find_versions
 
@@ -36,11 +36,6 @@ ROOT = Path(__file__).parent.parent
 NGINX = ROOT / "deploy" / "nginx"
 PICTURE = (ROOT / "examples" / "cat.png").read_bytes()
 KEY = secrets.token_hex()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @dataclass
