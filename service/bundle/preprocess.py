@@ -96,7 +96,7 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
 def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
     """A decoded Pillow image (its first frame) to (crop, crop, 3): upright, 8-bit RGB, resized and centre-cropped."""
     if image.info:
-        # Where nothing but the pixels is told, the orientation is not either; to look for it costs as much as to decompress a small picture.
+        # Where nothing but the pixels is told, the orientation is not either, and to look for it is felt with small pictures.
         ImageOps.exif_transpose(image, in_place=True)
     image = to_rgb(image)
     width, height = image.size
