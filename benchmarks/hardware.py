@@ -3,13 +3,17 @@
 import os
 from pathlib import Path
 
-import torch
 
-
-def hardware() -> str:
-    """The GPU's name where there is one, else the processor's with the cores that this process may use."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def cpu_name() -> str:
+    """The processor's name, with the cores that this process may use."""
     models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0))
     return f"{cores} CPU cores ({models[0] if models else 'unknown'})"
+
+
+def hardware() -> str:
+    """The GPU's name where there is one, else the processor's."""
+    # Here, because benchmarks of the service alone run without torch.
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hardware import cpu_name
 from peers.processes import PEERS, memory_mb, started
 from PIL import Image
 
@@ -216,9 +217,8 @@ def main() -> None:
         how = (arguments.device, peers, arguments.only, arguments.turns, arguments.seconds)
         found = {bundle.parent.name: measure(bundle.absolute(), *how) for bundle in bundles}
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"device": arguments.device, "cpus": cpu_quota(), "load_average": os.getloadavg()[0], "bundles": found}, indent=1) + "\n"
-        )
+        on = {"hardware": cpu_name(), "device": arguments.device, "load_average": os.getloadavg()[0]}
+        arguments.json.write_text(json.dumps(on | {"bundles": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -137,8 +137,9 @@ def serving() -> str:
     """What `benchmarks/serving.py` measured."""
     if not (path := RESULTS / "serving.json").exists():
         return "Not measured yet on a machine with nothing else to do."
-    written = []
-    for name, found in json.loads(path.read_text())["bundles"].items():
+    measured = json.loads(path.read_text())
+    written = [f"On {measured['hardware']}:"]
+    for name, found in measured["bundles"].items():
         load = found["load"]
         written.append(
             f"`{name}`: {found['served_per_second']:.0f} pictures a second at 32 connections, {found['throughput_ratio']:.2f} of decoding and "
@@ -148,10 +149,10 @@ def serving() -> str:
             f"{load['overload_refused_p99_ms']:.0f} ms."
         )
         rows = []
-        for server, measured in found["servers"].items():
-            beside = measured.get("oodgate_beside_it", measured)
-            cells = [f"{measured[n]['answered_per_second']:.0f} ({beside[n]['answered_per_second']:.0f})" for n in ("1", "8", "32", "64")]
-            rows.append((server, *cells, f"{measured['memory_mb']:.0f}"))
+        for server, theirs in found["servers"].items():
+            ours = theirs.get("oodgate_beside_it", theirs)
+            cells = [f"{theirs[n]['answered_per_second']:.0f} ({ours[n]['answered_per_second']:.0f})" for n in ("1", "8", "32", "64")]
+            rows.append((server, *cells, f"{theirs['memory_mb']:.0f}"))
         written.append(table("answered a second (oodgate in the same turns) | 1 connection | 8 | 32 | 64 | MB", rows))
     return "\n\n".join(written)
 
