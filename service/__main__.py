@@ -1,6 +1,8 @@
 """The command line: `oodgate serve`, `predict`, `calibrate`, `bench`. Heavy imports wait until a command needs them."""
 
 import argparse
+import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,11 @@ BENCH_SETTINGS = (*OFFLINE_SETTINGS, "postprocessor", "max_batch_size", "max_que
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
+    if options.command == "serve":
+        # Importing takes seconds, and the first process of a container is sent no signal for which it has no handler. What a SIGHUP would
+        # have read again is read only then. uvicorn puts that of SIGTERM back once it has ended, when there is nothing to drain either.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields and value is not None}
     try:
         settings = load_settings(**given)

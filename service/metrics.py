@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from service import processes
 from service.histogram import PValues, reference
@@ -69,6 +69,7 @@ class Metrics:
         self.capture_bytes = gauge("capture_bytes", "Bytes that capture_dir holds, found or written")
         self.p_values = PValues()
         registry.register(self.p_values)
+        ProcessCollector(registry=registry)
         # Of each version: the gauges that go when it does.
         self.standing: dict[tuple[str, str], set[tuple[Gauge, tuple[str, ...]]]] = {}
         # Looking a child up by its labels costs more than counting.
@@ -108,6 +109,8 @@ class Metrics:
             self.stand(model, self.expected_reject_ratio, choice.gate.expected_false_reject_ratio, version, choice.postprocessor)
             self.stand(model, self.calibration_images, manifest.calibration.n, version, choice.postprocessor)
             self.stand(model, self.calibration_timestamp, manifest.calibration.timestamp, version, choice.postprocessor)
+        for result in ("loaded", "failed"):
+            self.model_loads.labels(model.name, result)
         for decision in ("accepted", "rejected"):
             self.prediction(model.name, version, model.default.postprocessor, decision)
         for shadow in model.shadows:

@@ -99,8 +99,6 @@ def serve(settings: Settings) -> int:
     log.info("listening on http://%s:%d", settings.host, listener.getsockname()[1])
     for name in unknown_variables(os.environ):
         log.warning("environment variable %s is no setting and changes nothing", name)
-    # For before and after the server, when there is nothing to drain: uvicorn puts this back once it has ended.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     # A batch's thread that comes back from the graph waits so long for the event loop to give way, and a CPU with it. The default is 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
     # What is there by now stays there. To look through it for garbage would stop the event loop for 30 ms every time.

@@ -36,8 +36,12 @@ def stage(seconds: str, name: str) -> dict[str, str]:
     return {f'oodgate_stage_duration_seconds_bucket{{{A},stage="{name}",le="{bound}"}}': f"0+{count}x200" for bound, count in bounds.items()}
 
 
-def requests(status: str, count: float) -> dict[str, str]:
-    return {f'oodgate_requests_total{{{A},route="/predict",status="{status}"}}': f"0+{count}x200"}
+def requests(status: str, count: float, route: str = "/predict") -> dict[str, str]:
+    return {f'oodgate_requests_total{{{A},route="{route}",status="{status}"}}': f"0+{count}x200"}
+
+
+def shed(reason: str, count: str) -> dict[str, str]:
+    return {f'oodgate_shed_total{{{A},reason="{reason}"}}': count}
 
 
 def served(replica: str, version: int) -> dict[str, str]:
@@ -68,6 +72,8 @@ class Case:
     fires: list[dict[str, str]] = field(default_factory=list)
 
 
+# Scraped for one minute of three, for as long as a replica lives that cannot load its model.
+LOOP = " ".join(["0x1 1x0"] * 70)
 UP = {f"up{{{A}}}": "1x200", f"up{{{B}}}": "1x200"}
 CASES = [
     Case("OodgateOodAlarm", "the only replica", drift(A, "1x200", "3x200"), [MODEL]),
@@ -90,18 +96,27 @@ CASES = [
     Case("OodgateCalibrationOld", "just now", {f"oodgate_calibration_timestamp_seconds{{{A},{SCORE}}}": "0x200"}),
     Case("OodgateGone", "every scrape fails", {f"up{{{A}}}": "0x200"}, [{}]),
     Case("OodgateGone", "there is nothing to scrape", {'up{job="other"}': "1x200"}, [{}]),
+    Case("OodgateGone", "each starts, cannot load, ends and is started again", {f"up{{{A}}}": LOOP, f"up{{{B}}}": LOOP}, [{}]),
     Case("OodgateGone", "one of two answers", UP | {f"up{{{B}}}": "0x200"}),
+    Case("OodgateGone", "the only replica is back for two minutes", {f"up{{{A}}}": "1x94 0x2 1x100"}),
     Case("OodgateReplicaDown", "one of two", UP | {f"up{{{B}}}": "0x200"}, [{"job": "oodgate", "instance": "b"}]),
+    Case("OodgateReplicaDown", "it starts, cannot load, ends and is started again", UP | {f"up{{{B}}}": LOOP}, [{"job": "oodgate", "instance": "b"}]),
     Case("OodgateReplicaDown", "a minute of it", UP | {f"up{{{B}}}": "1x98 0x1 1x50"}),
     Case("OodgateErrors", "2 %", requests("200", 98) | requests("500", 2), [{"job": "oodgate"}]),
+    Case("OodgateErrors", "2 %, among many probes", requests("200", 98) | requests("500", 2) | requests("200", 900, "/readyz"), [{"job": "oodgate"}]),
     Case("OodgateErrors", "refused requests are the clients' own", requests("200", 50) | requests("422", 50)),
     Case("OodgateErrors", "draining is no failure", requests("200", 50) | requests("503", 50)),
     Case("OodgateSlow", "inferences take up to 5 s", stage("5", "infer"), [{"job": "oodgate", "stage": "infer"}]),
     Case("OodgateSlow", "they take at most a second", stage("1", "infer")),
     Case("OodgateSlow", "a client that sends slowly", stage("5", "read")),
-    Case("OodgateShedding", "full", {f'oodgate_shed_total{{{A},reason="queue_full"}}': "0+1x200"}, [{"job": "oodgate", "reason": "queue_full"}]),
-    Case("OodgateShedding", "once, long ago", {f'oodgate_shed_total{{{A},reason="queue_full"}}': "0x10 1x190"}),
-    Case("OodgateShedding", "while it loads", {f'oodgate_shed_total{{{A},reason="not_ready"}}': "0+1x200"}),
+    Case(
+        "OodgateShedding", "full", requests("200", 20) | requests("429", 1) | shed("queue_full", "0+1x200"), [{"job": "oodgate", "reason": "queue_full"}]
+    ),
+    Case("OodgateShedding", "once, long ago", requests("200", 20) | shed("queue_full", "0x10 1x190")),
+    Case("OodgateShedding", "one of 200, now and then", requests("200", 199) | requests("504", 1) | shed("deadline", "0+1x200")),
+    Case("OodgateShedding", "while it loads", requests("200", 20) | shed("not_ready", "0+1x200")),
+    Case("OodgateNotReady", "up, but never ready", UP | shed("not_ready", "0+10x200"), [{"job": "oodgate", "instance": "a"}]),
+    Case("OodgateNotReady", "five minutes of loading", UP | shed("not_ready", "0x90 0+10x5 50x100")),
     Case(
         "OodgateWrongProvider",
         "CPU where CUDA is expected",

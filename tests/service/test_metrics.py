@@ -51,8 +51,17 @@ def test_what_is_loaded_is_described_before_anything_is_answered(models_dir: Pat
     assert value(series, "predictions_total", decision="rejected", **who) == 0
     assert value(series, "provider_info", provider="CPUExecutionProvider", device="cpu") == 1
     assert value(series, "model_loads_total", model="tiny", result="loaded") == 1
+    # A series that began with its first failure would show no increase, and nobody would be told of it.
+    assert value(series, "model_loads_total", model="tiny", result="failed") == 0
     assert value(series, "shed_total", reason="queue_full") == 0
     assert any(name == "oodgate_model_info" for name, _ in series)
+
+
+def test_the_process_itself_is_described(models_dir: Path) -> None:
+    with serving(models_dir) as client:
+        series = scrape(client)
+    for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "start_time_seconds"):
+        assert series[f"process_{name}", frozenset()] > 0
 
 
 def test_requests_are_counted_by_template_and_strangers_paths_under_one_label(models_dir: Path) -> None:

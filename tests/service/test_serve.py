@@ -1,8 +1,11 @@
 """What signals do, over real processes."""
 
 import json
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +78,26 @@ def test_a_second_signal_hurries_and_ctrl_c_does_not_wait(models_dir: Path) -> N
 
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(ends, (signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, None))) == [0, 130]
+
+
+def catches(pid: int, sig: signal.Signals) -> bool:
+    found = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return found is not None and bool(int(found[1], 16) >> (sig - 1) & 1)
+
+
+def test_signals_are_heeded_while_the_service_is_still_being_imported(models_dir: Path) -> None:
+    with subprocess.Popen([sys.executable, *COMMAND, "--models-dir", str(models_dir)]) as server:
+        try:
+            until(lambda: catches(server.pid, signal.SIGTERM))
+            assert "onnxruntime" not in Path(f"/proc/{server.pid}/maps").read_text()
+            # What is there is read in any case: nothing to do, and no reason to die.
+            server.send_signal(signal.SIGHUP)
+            time.sleep(0.05)
+            assert server.poll() is None
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
 
 
 def test_sighup_loads_new_versions_and_rotates_keys(tmp_path: Path) -> None:
