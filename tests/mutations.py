@@ -68,7 +68,16 @@ def bomb(data: bytes, random: random.Random) -> bytes:
     )
 
 
-MUTATIONS: tuple[Callable[[bytes, random.Random], bytes], ...] = (cut, flip, edit_header, polyglot, bomb)
+def repeat_scans(data: bytes, random: random.Random) -> bytes:
+    """A progressive JPEG that takes a thousand times as long as its size and pixels say."""
+    buffer = io.BytesIO()
+    Image.new("L", (1000, 1000)).save(buffer, "JPEG", progressive=True)
+    sound = buffer.getvalue()
+    last = sound.rindex(b"\xff\xda")
+    return sound[:-2] + sound[last:-2] * random.choice([1, 30, 2000]) + sound[-2:]
+
+
+MUTATIONS: tuple[Callable[[bytes, random.Random], bytes], ...] = (cut, flip, edit_header, polyglot, bomb, repeat_scans)
 
 
 def mutated(count: int, seed: int) -> Iterator[bytes]:

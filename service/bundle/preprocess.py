@@ -5,6 +5,7 @@ filter. Knows nothing of HTTP; its errors say what was wrong with the picture.
 """
 
 import io
+import re
 from typing import Annotated, Literal
 
 import numpy as np
@@ -19,6 +20,11 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 # The longer side over the shorter: 2 x 20,000,000 pixels, resized to a shorter side of 256, would take 2 TB.
 MAX_ASPECT = 200
+# A progressive JPEG repeats itself scan by scan, each finer. Encoders write about ten; each takes the time of all pixels, and few bytes.
+MAX_SCANS = 50
+START_OF_SCAN, END_OF_IMAGE, ALONE = 0xDA, 0xD9, (0x01, 0xD8)
+# Within a scan, 0xff before a zero is data and before 0xd0 to 0xd7 a restart.
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 Pixels = NDArray[np.uint8]
 
 
@@ -46,6 +52,12 @@ class TooLong(InvalidImage):
     reason = "aspect"
 
 
+class TooManyScans(InvalidImage):
+    """A JPEG that would take far longer to decode than its pixels do."""
+
+    reason = "scans"
+
+
 class Undecodable(InvalidImage):
     """The format is known, but the picture is broken or too small."""
 
@@ -66,7 +78,7 @@ class InputSpec(BaseModel):
 def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels:
     """Decodes one picture, of an animation the first frame, to (crop, crop, 3).
 
-    Raises UnknownFormat, TooManyPixels or TooLong (from the header, before any pixel is decoded) or Undecodable.
+    Raises UnknownFormat, TooManyPixels, TooLong or TooManyScans (before any pixel is decoded) or Undecodable.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -86,11 +98,27 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
             raise Undecodable(f"image has {width}x{height} pixels, at least 2x2 are needed")
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise TooLong(f"image has {width}x{height} pixels, one side may be at most {MAX_ASPECT} times the other")
+        if too_many_scans(data):
+            raise TooManyScans(f"the JPEG has more than {MAX_SCANS} scans, which is the most that is decoded")
         try:
             image.load()
             return to_pixels(image, spec)
         except Exception as exc:  # noqa: BLE001 -- as above
             raise Undecodable(f"{image.format} image cannot be decoded: {exc}") from None
+
+
+def too_many_scans(data: bytes) -> bool:
+    """Whether this is a JPEG of more than MAX_SCANS."""
+    if not data.startswith(b"\xff\xd8") or data.count(b"\xff\xda") <= MAX_SCANS:
+        return False
+    # Thumbnails, and whatever else lies in a segment or after the end, have markers as well: those of the picture itself are counted.
+    found = place = 0
+    while found <= MAX_SCANS and (marker := MARKER.search(data, place)) and (kind := data[marker.end() - 1]) != END_OF_IMAGE:
+        found += kind == START_OF_SCAN
+        place = marker.end()
+        if kind not in ALONE:
+            place += int.from_bytes(data[place : place + 2], "big")
+    return found > MAX_SCANS
 
 
 def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:

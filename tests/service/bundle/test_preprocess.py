@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.bundle.preprocess import InputSpec, InvalidImage, Pixels, TooManyPixels, Undecodable, UnknownFormat, decode
+from service.bundle.preprocess import (
+    MAX_SCANS,
+    InputSpec,
+    InvalidImage,
+    Pixels,
+    TooManyPixels,
+    TooManyScans,
+    Undecodable,
+    UnknownFormat,
+    decode,
+    too_many_scans,
+)
 
 SPEC = InputSpec(size=32, resize=32, crop=32)
 
@@ -169,3 +180,37 @@ def test_whatever_the_bytes_the_shape_is_right_or_the_picture_refused(kind: str,
         return
     assert decoded.shape == (32, 32, 3)
     assert decoded.dtype == np.uint8
+
+
+def with_scans(extra: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times more."""
+    data = encode(Image.fromarray(gradient()[..., 0]), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * extra + data[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    own = with_scans(0).count(b"\xff\xda")
+    decode(with_scans(MAX_SCANS - own), SPEC)
+    with pytest.raises(TooManyScans, match="the JPEG has more than 50 scans, which is the most that is decoded"):
+        decode(with_scans(MAX_SCANS - own + 1), SPEC)
+
+
+@pytest.mark.parametrize("where", ["in a segment", "after the end"])
+def test_scans_of_what_comes_along_with_a_jpeg_are_not_its_own(where: str) -> None:
+    data = with_scans(0)
+    others = with_scans(2 * MAX_SCANS)
+    if where == "in a segment":
+        assert len(others) < 2**16 - 2
+        data = data[:2] + b"\xff\xe5" + (len(others) + 2).to_bytes(2, "big") + others + data[2:]
+    else:
+        data += others
+    np.testing.assert_array_equal(decode(data, SPEC), decode(with_scans(0), SPEC))
+
+
+def test_no_marker_hides_scans() -> None:
+    """Restarts, fill bytes, markers without a length, and a stuffed zero are what a decoder reads over."""
+    data = with_scans(2 * MAX_SCANS)
+    first = data.index(b"\xff\xda")
+    for hidden_by in (b"\xff\x01", b"\xff\xff\xff", b"\xff\xd0", b"\xff\x00", b"\xff\xe5\x00\x02"):
+        assert too_many_scans(data[:first] + hidden_by + data[first:]), hidden_by
