@@ -7,6 +7,7 @@ import base64
 import binascii
 import struct
 from collections.abc import Mapping
+from itertools import chain
 from math import prod
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,11 @@ from service.decoder import Upload
 IMAGES = "images"
 OUTPUTS = {"probabilities": "FP32", "scores": "FP32", "p_values": "FP64", "rejected": "BOOL"}
 HEADER_LENGTH = "Inference-Header-Content-Length"
+# A number in a request has fewer: Python reads none of more than 4300.
+DIGITS = 19
+
+
+Whole = Annotated[int, Field(ge=0, lt=10 ** (DIGITS - 1))]
 
 
 class InvalidTensor(Exception):
@@ -36,7 +42,7 @@ class Part(BaseModel):
 class InputParameters(Part):
     """content_type is MLServer's hint to itself, and changes nothing here."""
 
-    binary_data_size: Annotated[int, Field(ge=0)] | None = None
+    binary_data_size: Whole | None = None
     content_type: str | None = None
 
 
@@ -44,7 +50,7 @@ class Input(Part):
     """One tensor: `data` holds it, flat or nested, unless it follows the JSON."""
 
     name: Literal["images"]
-    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=4)]
+    shape: Annotated[list[Whole], Field(min_length=1, max_length=4)]
     datatype: Literal["UINT8", "BYTES"]
     parameters: InputParameters = InputParameters()
     data: list[Any] | None = None
@@ -68,8 +74,8 @@ class Parameters(Part):
 
     postprocessor: str | None = None
     alpha: float | None = None
-    timeout: Annotated[int, Field(ge=0)] | None = None
-    priority: int | None = None
+    timeout: Whole | None = None
+    priority: Whole | None = None
     content_type: str | None = None
     binary_data_output: bool = False
 
@@ -80,18 +86,23 @@ class InferenceRequest(Part):
     id: str | None = None
     parameters: Parameters = Parameters()
     inputs: Annotated[list[Input], Field(min_length=1, max_length=1)]
-    outputs: list[Output] = []
+    outputs: Annotated[list[Output], Field(max_length=len(OUTPUTS))] = []
 
 
-def read_request(body: bytes, header_length: str | None) -> tuple[InferenceRequest, bytes]:
+def split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     """The JSON, and the bytes after it. header_length: how long the JSON is, if it is not all. Raises InvalidTensor."""
-    end = len(body)
-    if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit() and 0 < int(header_length) <= len(body)):
-            raise InvalidTensor(f"{HEADER_LENGTH} is {header_length!r}, it must be between 1 and {len(body)}, the length of the body")
-        end = int(header_length)
+    if header_length is None:
+        return body, b""
+    if not (header_length.isascii() and header_length.isdigit() and len(header_length) < DIGITS and 0 < int(header_length) <= len(body)):
+        raise InvalidTensor(f"{HEADER_LENGTH} is {header_length[:DIGITS]!r}, it must be between 1 and {len(body)}, the length of the body")
+    end = int(header_length)
+    return body[:end], body[end:]
+
+
+def read_request(header: bytes) -> InferenceRequest:
+    """Raises InvalidTensor."""
     try:
-        return InferenceRequest.model_validate_json(body[:end]), body[end:]
+        return InferenceRequest.model_validate_json(header)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         raise InvalidTensor(f"{'.'.join(map(str, error['loc'])) or 'the request'}: {error['msg']}") from None
@@ -117,7 +128,7 @@ def read_images(tensor: Input, binary: bytes, size: int) -> list[Upload] | Pixel
     if tensor.datatype == "BYTES":
         if tensor.shape[1:] not in ([], [1]):
             raise InvalidTensor(f"images is BYTES{tensor.shape}, it must be BYTES[N] or BYTES[N, 1]")
-        uploads = from_base64(tensor.data) if tensor.data is not None else from_lengths(binary, count)
+        uploads = from_base64(tensor.data, count) if tensor.data is not None else from_lengths(binary, count)
         if len(uploads) != count:
             raise InvalidTensor(f"images has {len(uploads)} elements, its shape {tensor.shape} has {count}")
         return uploads
@@ -131,18 +142,22 @@ def read_images(tensor: Input, binary: bytes, size: int) -> list[Upload] | Pixel
 
 def from_numbers(data: list[Any]) -> Pixels:
     """Numbers, flat or nested, as pixels (n,)."""
+    while data and isinstance(data[0], list):
+        if not all(isinstance(row, list) and len(row) == len(data[0]) for row in data):
+            raise InvalidTensor("images: data is ragged: its rows are not all as long as the first one")
+        data = list(chain.from_iterable(data))
     try:
-        array = np.asarray(data)
-    except ValueError as exc:
-        raise InvalidTensor(f"images: data is ragged: {exc}") from None
-    if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255):
-        raise InvalidTensor("images: data of a UINT8 tensor must be whole numbers from 0 to 255")
-    return array.astype(np.uint8).ravel()
+        # Not np.asarray, which gives every element the room of the longest text among them.
+        return np.frombuffer(bytes(data), np.uint8)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidTensor("images: data of a UINT8 tensor must be whole numbers from 0 to 255") from None
 
 
-def from_base64(data: list[Any]) -> list[Upload]:
-    uploads = []
+def from_base64(data: list[Any], count: int) -> list[Upload]:
+    uploads: list[Upload] = []
     for position, text in enumerate((entry for row in data for entry in (row if isinstance(row, list) else [row])), start=1):
+        if position > count:
+            raise InvalidTensor(f"images has more elements than its shape has, {count}")
         try:
             uploads.append(Upload(base64.b64decode(text, validate=True)))
         except (TypeError, ValueError, binascii.Error):

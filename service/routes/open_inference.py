@@ -17,7 +17,7 @@ from service.model import Model
 from service.multipart import TooManyImages
 from service.place import Array
 from service.repository import UnknownModel
-from service.tensors import HEADER_LENGTH, IMAGES, OUTPUTS, read_images, read_request, write_response
+from service.tensors import DIGITS, HEADER_LENGTH, IMAGES, OUTPUTS, read_images, read_request, split, write_response
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 BODY: dict[str, Any] = {
@@ -30,6 +30,8 @@ BODY: dict[str, Any] = {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
 }
+# Values in a request's JSON that are no pixels are fewer.
+BESIDE = 1000
 # Read by hand, as /predict reads its query.
 IN_PATH = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in ("model", "version")]
 PATHS = {"/models/{model}": IN_PATH[:1], "/models/{model}/versions/{version}": IN_PATH}
@@ -38,8 +40,8 @@ PATHS = {"/models/{model}": IN_PATH[:1], "/models/{model}/versions/{version}": I
 def named(request: Request) -> tuple[str, int | None]:
     """The model and version that the path names. Raises UnknownModel."""
     name, version = request.path_params["model"], request.path_params.get("version")
-    if version is not None and not (version.isascii() and version.isdigit()):
-        raise UnknownModel(f"{name} has no version {version!r}: versions are numbers")
+    if version is not None and not (version.isascii() and version.isdigit() and len(version) < DIGITS):
+        raise UnknownModel(f"{name} has no version {version[:DIGITS]!r}: versions are numbers")
     return name, None if version is None else int(version)
 
 
@@ -102,16 +104,18 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
     settings = context.settings
     model.batcher.refuse_when_full()
     body = await Body(request, settings, deadline).whole()
-    header_length = request.headers.get(HEADER_LENGTH)
-    in_json = len(body) if header_length is None else 0
-    asked, binary = await asyncio.to_thread(read_request, body, None) if in_json > LARGE_BYTES else read_request(body, header_length)
+    size = model.manifest.input.size
+    header, binary = split(body, request.headers.get(HEADER_LENGTH))
+    # base64 has no commas, so they count the values before anything is built from them.
+    if header.count(b",") > (most := settings.max_images_per_request * size * size * 3 + BESIDE):
+        raise TooManyImages(f"the JSON has more than {most} values, which {settings.max_images_per_request} images of {size}x{size} do not need")
+    asked = await asyncio.to_thread(read_request, header) if len(header) > LARGE_BYTES else read_request(header)
     (tensor,) = asked.inputs
     if tensor.shape[0] > settings.max_images_per_request:
         raise TooManyImages(f"images has {tensor.shape[0]} images, at most {settings.max_images_per_request} are answered in one request")
     choice = model.choose(asked.parameters.postprocessor, asked.parameters.alpha)
     timing.postprocessor = choice.postprocessor
-    size = model.manifest.input.size
-    images = await asyncio.to_thread(read_images, tensor, binary, size) if in_json > LARGE_BYTES else read_images(tensor, binary, size)
+    images = await asyncio.to_thread(read_images, tensor, binary, size) if len(header) > LARGE_BYTES else read_images(tensor, binary, size)
     if asked.parameters.timeout:
         # Triton's clients count in microseconds, 0 for none.
         deadline = min(deadline, arrived + asked.parameters.timeout / 1e6)

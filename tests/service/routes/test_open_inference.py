@@ -145,6 +145,7 @@ def test_answers_are_counted_and_timed_as_those_of_predict(models_dir: Path) -> 
         ("huge", "", "huge is not loaded"),
         ("tiny", "2", "tiny version 2 is not loaded; loaded: tiny version 1"),
         ("tiny", "new", "versions are numbers"),
+        ("tiny", "9" * 5000, "versions are numbers"),
     ],
 )
 def test_an_unknown_model_or_version_is_what_the_client_is_told(
@@ -204,6 +205,13 @@ REFUSED: dict[str, tuple[object, int, str, str]] = {
     "a square of pictures": (images_of([1, 2], "BYTES", data=["", ""]), 400, "invalid-tensor", r"must be BYTES\[N\] or BYTES\[N, 1\]"),
     "a picture that is no base64": (images_of([1], "BYTES", data=["QU!D"]), 400, "invalid-tensor", "element 1 .* base64"),
     "a picture that is a number": (images_of([1], "BYTES", data=[5]), 400, "invalid-tensor", "element 1 .* base64"),
+    "text among numbers": (images_of(data=["a" * 1000, *ZEROS[1:]]), 400, "invalid-tensor", "whole numbers from 0 to 255"),
+    "rows among numbers": (images_of(data=[[0], *ZEROS[1:]]), 400, "invalid-tensor", "ragged"),
+    "more values than pictures have": (images_of(data=["", *[""] * 2000]), 413, "too-many-images", "more than 1768 values, which 4 images of 8x8"),
+    "more pictures than the shape says": (images_of([1], "BYTES", data=["QUJD"] * 2), 400, "invalid-tensor", "more elements than its shape has, 1"),
+    "an output for every byte": (images_of(data=ZEROS) | {"outputs": 5 * [{"name": "scores"}]}, 400, "invalid-tensor", "outputs: .*at most 4"),
+    "a time-out beyond all time": (images_of(data=ZEROS) | {"parameters": {"timeout": 10**400}}, 400, "invalid-tensor", "parameters.timeout: "),
+    "a side beyond all measure": (images_of([10**18]), 400, "invalid-tensor", "inputs.0.shape.0: .*less than"),
     "too few pictures": (images_of([2], "BYTES", data=["QUJD"]), 400, "invalid-tensor", "1 elements, its shape .* has 2"),
     "too many pictures": (images_of([5], "BYTES", data=["QUJD"] * 5), 413, "too-many-images", "5 images, at most 4"),
     "an unknown score": (images_of(data=ZEROS) | {"parameters": {"postprocessor": "vim"}}, 422, "unknown-postprocessor", "msp, ebo, knn"),
@@ -241,7 +249,7 @@ def test_binary_data_that_do_not_fit_are_refused(
     check(client.post(INFER, content=content, headers=headers), 400, "invalid-tensor", sentence)
 
 
-@pytest.mark.parametrize("length", ["0", "-1", "x", "99999999", "²"])
+@pytest.mark.parametrize("length", ["0", "-1", "x", "99999999", "²", "9" * 5000])
 def test_a_header_length_beyond_the_body_is_refused(client: httpx.Client, length: str) -> None:
     response = client.post(INFER, content=b"{}", headers={HEADER_LENGTH: length.encode("latin-1")})  # type: ignore[dict-item]
     check(response, 400, "invalid-tensor", "it must be between 1 and 2")
