@@ -19,6 +19,7 @@ from service.decoder import RefusedImage
 from service.feedback import UnknownRequest, WrongFeedback
 from service.intake import (
     ACCEPTED,
+    BodyPastDeadline,
     BodyTooLarge,
     BodyTooSlow,
     InvalidParameter,
@@ -81,6 +82,9 @@ TABLE: dict[type[Exception], Kind] = {
     NotReady: Kind(503, "not-ready", "No model is ready yet", shed="not_ready"),
     DeadlinePassed: Kind(504, "deadline-passed", "The deadline passed while waiting", shed="deadline"),
 }
+# What reaches no route at all.
+MALFORMED_REQUEST = Kind(400, "malformed-request", "The request is no HTTP/1.1")
+HEAD_TOO_LARGE = Kind(431, "head-too-large", "The request's head is too large")
 ROUTING = {404: Kind(404, "unknown-route", "No such route"), 405: Kind(405, "method-not-allowed", "The route has no such method")}
 
 
@@ -99,7 +103,7 @@ def headers_of(exc: Exception) -> dict[str, str]:
             return {"Retry-After": str(exc.retry_after_seconds)}
         case MissingKey():
             return {"WWW-Authenticate": "Bearer"}
-        case BodyTooSlow():
+        case BodyTooSlow() | BodyPastDeadline():
             # Who is so slow would keep the connection for the rest of the body.
             return {"Connection": "close"}
         case UnsupportedContentType() | RefusedImage(cause=UnknownFormat()):
@@ -146,8 +150,11 @@ def answer(request: Request, exc: Exception) -> Response:
     if request.scope["path"].startswith("/v2"):
         # Where clients of the Open Inference Protocol look.
         extra["error"] = detail
-    problem = Problem(type=f"urn:oodgate:problem:{kind.name}", title=kind.title, status=kind.status, detail=detail, request_id=request_id, **extra)
-    return Response(problem.model_dump_json(), kind.status, headers_of(exc), PROBLEM_TYPE)
+    return Response(problem(kind, detail, request_id, **extra).model_dump_json(), kind.status, headers_of(exc), PROBLEM_TYPE)
+
+
+def problem(kind: Kind, detail: str, request_id: str, **extra: object) -> Problem:
+    return Problem(type=f"urn:oodgate:problem:{kind.name}", title=kind.title, status=kind.status, detail=detail, request_id=request_id, **extra)
 
 
 async def handle(request: Request, exc: Exception) -> Response:

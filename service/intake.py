@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
+from starlette.types import Message, Receive
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.decoder import Upload
 from service.multipart import MalformedBody, TooManyImages, read_multipart
-from service.place import late
-from service.protocol import arrived
+from service.place import DeadlinePassed
 from service.schemas import Images, Question
 from service.settings import Settings
 
@@ -39,6 +39,10 @@ class BodyTooLarge(Exception):
 
 class BodyTooSlow(Exception):
     """The body has not arrived within body_timeout_ms."""
+
+
+class BodyPastDeadline(DeadlinePassed):
+    """The body has not arrived by the request's deadline."""
 
 
 class InvalidParameter(Exception):
@@ -88,6 +92,12 @@ def read_deadline(request: Request, settings: Settings) -> float:
             raise InvalidParameter(f"{TIMEOUT_HEADER} is {asked!r}, it must be a number of milliseconds above 0")
         allowed = min(allowed, milliseconds)
     return time.monotonic() + allowed / 1000
+
+
+def arrived(receive: Receive) -> bool:
+    """Whether the whole body has come, so that to receive it cannot take any time. False where nobody knows, as with a server that is not uvicorn."""
+    cycle = getattr(receive, "__self__", None)
+    return isinstance(cycle, RequestResponseCycle) and not cycle.more_body
 
 
 async def read_uploads(request: Request, settings: Settings, deadline: float) -> list[Upload]:
@@ -146,7 +156,7 @@ class Body:
                 return await self.receive()
         except TimeoutError:
             if self.deadline <= self.patience:
-                raise late() from None
+                raise BodyPastDeadline(f"the body has not arrived by the request's deadline, {self.read} bytes have") from None
             raise BodyTooSlow(f"the body has not arrived within {self.settings.body_timeout_ms:g} ms, {self.read} bytes have") from None
 
     async def whole(self) -> bytes:

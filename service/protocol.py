@@ -1,21 +1,24 @@
-"""What is known of uvicorn: when a request's body is all there, and that it writes an answer's head and body apart.
+"""HTTP as uvicorn speaks it, where that is not enough: how requests begin, and how answers are written.
 
-`Protocol` writes them together: each write is a system call here and wakes the client there.
+uvicorn writes an answer's head and body apart: each write is a system call here and wakes the client there. It waits for ever for the first
+request and for the rest of one, reads heads of any size, drops the body of a request that offers another protocol, and answers what is no
+HTTP with plain text.
 """
 
 import asyncio
+import logging
 from typing import Any, cast
 
-from starlette.types import Receive
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.envelope import UNMATCHED, new_request_id
+from service.errors import HEAD_TOO_LARGE, MALFORMED_REQUEST, PROBLEM_TYPE, Kind, problem
+
+log = logging.getLogger(__name__)
 HEAD = b"HTTP/1.1 "
-
-
-def arrived(receive: Receive) -> bool:
-    """Whether the whole body has come, so that to receive it cannot take any time. False where nobody knows."""
-    cycle = getattr(receive, "__self__", None)
-    return isinstance(cycle, RequestResponseCycle) and not cycle.more_body
+# Of a request's line and header fields together. nginx and most others allow 32 KiB or less.
+MAX_HEAD_BYTES = 64 * 1024
 
 
 class Joined:
@@ -50,7 +53,57 @@ class Joined:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's own, writing through `Joined`."""
+    """uvicorn's own, writing through `Joined`. A head may take keep_alive_seconds, from the connection's beginning or the last answer on."""
+
+    head_bytes = 0
+    in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, Joined(transport, self.loop)))
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self.in_head:
+            self.head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            if self.parser.get_method() == b"CONNECT":
+                self.refuse(MALFORMED_REQUEST, "this server is no proxy: CONNECT is not answered")
+            else:
+                # RFC 9110, 7.8: who does not speak the protocol that is offered answers in the one in which the request came.
+                self.data_received(self.head_without_upgrade() + data[exc.args[0] :])
+            return
+        except httptools.HttpParserError as exc:
+            self.refuse(MALFORMED_REQUEST, f"what was sent cannot be read as HTTP/1.1: {exc}")
+            return
+        if self.in_head and self.head_bytes > MAX_HEAD_BYTES:
+            self.refuse(HEAD_TOO_LARGE, f"the request's line and header fields have more than {MAX_HEAD_BYTES} bytes")
+
+    def head_without_upgrade(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def on_headers_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            self.in_head, self.head_bytes = False, 0
+            self._unset_keepalive_if_required()
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            self.in_head = True
+            super().on_message_complete()
+
+    def refuse(self, kind: Kind, detail: str) -> None:
+        """Answers what reaches no route, and ends the connection: where the next request begins nobody knows."""
+        request_id = new_request_id()
+        log.warning("refused: %s", detail, extra={"fields": {"request_id": request_id.decode(), "problem": kind.name}})
+        body = problem(kind, detail, request_id.decode()).model_dump_json().encode()
+        fields = (b"content-type: " + PROBLEM_TYPE.encode(), b"content-length: %d" % len(body), b"connection: close", b"x-request-id: " + request_id)
+        self.transport.write(b"\r\n".join([STATUS_LINE[kind.status].rstrip(), *fields, b"", body]))
+        self.transport.close()
+        self.config.loaded_app.context.metrics.request(UNMATCHED, str(kind.status)).inc()

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.page import essentials
 from benchmarks.reproduction import Reproduction
 from service.bundle.evaluation import Evaluation
-from service.errors import INTERNAL, ROUTING, TABLE
+from service.errors import HEAD_TOO_LARGE, INTERNAL, MALFORMED_REQUEST, ROUTING, TABLE
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -38,7 +38,7 @@ def settings() -> str:
 
 
 def errors() -> str:
-    kinds = {kind.name: kind for kind in (*TABLE.values(), *ROUTING.values(), INTERNAL)}
+    kinds = {kind.name: kind for kind in (*TABLE.values(), *ROUTING.values(), MALFORMED_REQUEST, HEAD_TOO_LARGE, INTERNAL)}
     rows = [(str(kind.status), f"`{kind.name}`", kind.title) for kind in kinds.values()]
     return table("status | name | when", sorted(rows))
 

@@ -250,7 +250,11 @@ def test_a_body_that_takes_too_long_is_408_and_its_connection_closed(models_dir:
 
 def test_a_body_that_outlasts_the_deadline_is_504(models_dir: Path) -> None:
     with serving(models_dir, request_deadline_ms=100) as client, send_head(client, 1000) as connection:
-        assert connection.recv(65536).startswith(b"HTTP/1.1 504 ")
+        connection.sendall(b"slowly")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"connection: close" in answer.lower()
+        assert b"the body has not arrived by the request's deadline, 6 bytes have" in answer
 
 
 def test_every_problem_has_a_name_of_its_own() -> None:

@@ -1,10 +1,19 @@
 import asyncio
+import json
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
+import httpx
 import pytest
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.protocol import Joined, arrived
+from service.intake import arrived
+from service.protocol import MAX_HEAD_BYTES, Joined
+from tests.bundles import id_png
+from tests.servers import serving
 
 
 class Wire(asyncio.Transport):
@@ -66,3 +75,71 @@ def test_of_another_server_nobody_knows_whether_a_body_is_all_there() -> None:
         raise AssertionError
 
     assert not arrived(receive)
+
+
+def connect(client: httpx.Client) -> closing[socket.socket]:
+    return closing(socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=20))
+
+
+def exchange(client: httpx.Client, *parts: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, header fields and body of the one answer to what is sent, the connection's end among it."""
+    with connect(client) as connection:
+        for part in parts:
+            connection.sendall(part)
+        head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    status, *fields = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(field.lower().split(": ", 1) for field in fields), body
+
+
+def upgrading(picture: bytes, chunked: bool) -> tuple[bytes, bytes]:
+    """What curl --http2 and Java's HttpClient send first."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(picture)
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(picture), picture) if chunked else picture
+    return b"POST /predict HTTP/1.1\r\nHost: x\r\n" + offer + length + b"\r\n\r\n", body
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    "join", [lambda head, body: [head + body], lambda head, body: [head, body], lambda head, body: [head[:30], head[30:] + body]]
+)
+def test_a_request_that_offers_another_protocol_is_answered_in_this_one(
+    client: httpx.Client, chunked: bool, join: Callable[[bytes, bytes], list[bytes]]
+) -> None:
+    last = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    status, fields, body = exchange(client, *join(*upgrading(id_png(), chunked)), last)
+    assert (status, fields["content-type"]) == (200, "application/json")
+    assert body.startswith(b'{"model":"tiny"')
+    assert body.endswith(b'{"status":"alive"}'), "the connection goes on"
+
+
+@pytest.mark.parametrize("sent", [b"GARBAGE\r\n\r\n", b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"])
+def test_what_is_no_http_is_answered_with_a_problem(client: httpx.Client, sent: bytes) -> None:
+    status, fields, body = exchange(client, sent)
+    problem = json.loads(body)
+    assert (status, fields["content-type"], fields["connection"]) == (400, "application/problem+json", "close")
+    assert (problem["type"], problem["request_id"]) == ("urn:oodgate:problem:malformed-request", fields["x-request-id"])
+    assert 'oodgate_requests_total{route="unmatched",status="400"}' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /" + b"a" * MAX_HEAD_BYTES, b"GET / HTTP/1.1\r\nX: " + b"a" * MAX_HEAD_BYTES, b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 20_000]
+)
+def test_a_head_has_a_limit(client: httpx.Client, head: bytes) -> None:
+    status, _, body = exchange(client, head)
+    assert (status, json.loads(body)["type"]) == (431, "urn:oodgate:problem:head-too-large")
+
+
+def test_bodies_do_not_count_as_heads(client: httpx.Client) -> None:
+    with connect(client) as connection:
+        for _ in range(3):
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % MAX_HEAD_BYTES + bytes(MAX_HEAD_BYTES))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /livez HT", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET"])
+def test_a_connection_on_which_no_request_is_completed_is_closed(models_dir: Path, sent: bytes) -> None:
+    with serving(models_dir, keep_alive_seconds=1) as client, connect(client) as connection:
+        connection.sendall(sent)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200 ") == (b"\r\n\r\n" in sent)
