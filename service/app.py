@@ -10,6 +10,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__, errors
+from service.admission import Bodies
 from service.capture import open_capture
 from service.context import Context, Drain
 from service.decoder import Decoder
@@ -63,6 +64,7 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
     or a capture_dir that is no good.
     """
     metrics, keys, drain, tracer = Metrics(), Keys(settings), Drain(), open_tracer()
+    bodies = Bodies(settings.max_bodies_bytes)
     capture, states = open_capture(settings, metrics), States(settings.state_dir)
 
     async def work(repository: Repository) -> None:
@@ -79,7 +81,7 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
             async with capture or nullcontext(), Repository(settings, metrics, states) as repository:
                 with Decoder(cpu_quota(), settings.max_image_pixels) as decoder:
                     recent: Recent[Watch] = Recent(settings.feedback_requests)
-                    app.context = Context(settings, metrics, repository, decoder, keys, drain, recent, capture)
+                    app.context = Context(settings, metrics, repository, decoder, keys, drain, bodies, recent, capture)
                     working = asyncio.create_task(work(repository))
                     working.add_done_callback(report)
                     yield
@@ -97,8 +99,8 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
     )
     app.state.drain = drain
     app.add_middleware(Guard, keys=keys)
-    app.add_middleware(Envelope, metrics=metrics, drain=drain, tracer=tracer)
-    app.direct = Envelope(Guard(predict.serve, keys), metrics, drain, tracer)
+    app.add_middleware(Envelope, metrics=metrics, drain=drain, bodies=bodies, tracer=tracer)
+    app.direct = Envelope(Guard(predict.serve, keys), metrics, drain, bodies, tracer)
     errors.install(app)
     # FastAPI's own way to a function reads parameters and dependencies that these routes do not have; its router's /predict is there for the schema.
     for place in open_inference.PATHS:

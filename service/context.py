@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from service.admission import Bodies
 from service.capture import Capture
 from service.decoder import Decoder
 from service.feedback import Recent
@@ -32,6 +33,7 @@ class Context:
     decoder: Decoder
     keys: Keys
     drain: Drain
+    bodies: Bodies
     recent: Recent[Watch]
     capture: Capture | None
 
@@ -55,6 +57,7 @@ class Timing:
     model: str | None = None
     version: int | None = None
     postprocessor: str | None = None
+    body_bytes: int = 0
     images: int = 0
     rejected: int | None = None
     problem: str | None = None

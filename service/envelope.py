@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors, logs
+from service.admission import Bodies
 from service.context import Drain, Timing
 from service.metrics import Metrics
 from service.tracing import Tracer
@@ -20,10 +21,11 @@ UNMATCHED = "unmatched"
 class Envelope:
     """ASGI middleware; starlette's own base class would cost a task and two queues per request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, tracer: Tracer | None) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, bodies: Bodies, tracer: Tracer | None) -> None:
         self.app = app
         self.metrics = metrics
         self.drain = drain
+        self.bodies = bodies
         self.tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,6 +58,7 @@ class Envelope:
                 raise
             await errors.answer(Request(scope), exc)(scope, receive, send_with_headers)
         finally:
+            self.bodies.leave(timing.body_bytes)
             about = status, time.monotonic() - arrived, state["request_id"], timing
             route = route_of(scope)
             if self.tracer is not None:

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from service.context import context_of, timing_of
 from service.decoder import Upload
 from service.multipart import MalformedBody, TooManyImages, read_multipart
 from service.place import DeadlinePassed
@@ -70,8 +71,11 @@ def read_question(request: Request) -> Question:
     """The query parameters of a prediction. Raises InvalidParameter."""
     if not request.scope["query_string"]:
         return NOTHING_ASKED
+    asked = dict(request.query_params)
+    if len(asked) < len(request.query_params.multi_items()):
+        raise InvalidParameter(f"a parameter is given twice in {request.url.query[:200]!r}")
     try:
-        return Question.model_validate(dict(request.query_params))
+        return Question.model_validate(asked)
     except ValidationError as exc:
         error = exc.errors()[0]
         name = str(error["loc"][0])
@@ -119,8 +123,8 @@ async def read_uploads(request: Request, settings: Settings, deadline: float) ->
 
 
 class Body:
-    """A request's body, until it is more, or later, than allowed. Raises UnsupportedEncoding, BodyTooLarge, BodyTooSlow, DeadlinePassed, or
-    starlette's ClientDisconnect.
+    """A request's body, until it is more, or later, than allowed. Raises UnsupportedEncoding, BodyTooLarge, BodyTooSlow, BodyPastDeadline,
+    QueueFull, or starlette's ClientDisconnect.
     """
 
     def __init__(self, request: Request, settings: Settings, deadline: float) -> None:
@@ -132,6 +136,7 @@ class Body:
         if length.isdigit() and int(length) > self.most:
             raise BodyTooLarge(f"the body has {length} bytes, at most {self.most} are read")
         self.settings = settings
+        self.bodies, self.timing = context_of(request).bodies, timing_of(request)
         self.deadline = deadline
         self.patience = time.monotonic() + settings.body_timeout_ms / 1000
         self.read = 0
@@ -146,6 +151,8 @@ class Body:
         chunk: bytes = message.get("body", b"")
         self.more = message.get("more_body", False)
         self.read += len(chunk)
+        self.timing.body_bytes = self.read
+        self.bodies.enter(len(chunk), self.read)
         if self.read > self.most:
             raise BodyTooLarge(f"the body has more than {self.most} bytes, which is the most that is read")
         return chunk

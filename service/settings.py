@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.bundle.decision import Guarantee
@@ -74,6 +74,13 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(
         16 * 2**20, ge=1024, le=2**31, description="Largest request body. The largest picture you accept, times max_images_per_request if you use it."
+    )
+    max_bodies_bytes: int = Field(
+        2**28,
+        ge=1024,
+        le=2**40,
+        description="All request bodies that are being read or answered together, above it 429. Memory that you can spare for uploads; "
+        "at least max_body_bytes.",
     )
     max_image_pixels: int = Field(
         40_000_000,
@@ -189,8 +196,14 @@ class Settings(BaseSettings):
 
     @field_validator("shadow_postprocessors", "api_keys", "admin_keys", mode="before")
     @classmethod
-    def split_commas(cls, value: Any) -> Any:
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+    def split_commas(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        found = tuple(key.strip() for key in value.split(",") if key.strip())
+        if not found and info.field_name in SECRET:
+            # None would open everything.
+            raise ValueError("there is no key in it; leave it out where none is needed")
+        return found
 
     @model_validator(mode="after")
     def agrees_with_itself(self) -> "Settings":
@@ -203,6 +216,8 @@ class Settings(BaseSettings):
                 f"max_images_per_request is {self.max_images_per_request}, it must be at most max_queue_size, {self.max_queue_size}, "
                 "or such a request could never be answered"
             )
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(f"max_bodies_bytes is {self.max_bodies_bytes}, it must be at least max_body_bytes, {self.max_body_bytes}")
         return self
 
 

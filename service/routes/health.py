@@ -15,12 +15,15 @@ ALIVE = Response(Health(status="alive").model_dump_json(), media_type="applicati
 READY = Response(Health(status="ready").model_dump_json(), media_type="application/json")
 
 
+# HEAD too, which some load balancers send.
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", response_model=Health, responses=documented(500), summary="Does the process answer? Never waits for a model")
 async def livez(request: Request) -> Response:
     context_of(request).repository.check_alive()
     return ALIVE
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz", response_model=Health, responses=documented(503), summary="Is every model loaded, checked and warm, and the server not about to stop?"
 )

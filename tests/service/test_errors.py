@@ -102,13 +102,14 @@ def test_a_body_is_refused(client: httpx.Client, case: str) -> None:
         ({"alpha": "nan"}, 422, "alpha-out-of-range", "nan"),
         ({"alpha": 0.001}, 422, "alpha-not-promised", "needs at least 2995 calibration images, the bundle has 1000"),
         ({"alpha": "small"}, 422, "invalid-parameter", "alpha is 'small'"),
+        ([("alpha", 0.1), ("alpha", 0.2)], 422, "invalid-parameter", "a parameter is given twice in 'alpha=0.1&alpha=0.2'"),
         ({"alhpa": 0.1}, 422, "invalid-parameter", "there is no parameter 'alhpa'; there are model, version, postprocessor, alpha, top_k"),
         ({"version": "x"}, 422, "invalid-parameter", "version is 'x'"),
         ({"top_k": 0}, 422, "top-k-out-of-range", "top_k is 0, it must be between 1 and 3"),
         ({"top_k": 4}, 422, "top-k-out-of-range", "top_k is 4"),
     ],
 )
-def test_a_parameter_is_refused(client: httpx.Client, query: dict[str, str], status: int, kind: str, detail: str) -> None:
+def test_a_parameter_is_refused(client: httpx.Client, query: dict[str, str] | list[tuple[str, str]], status: int, kind: str, detail: str) -> None:
     check(client.post("/predict", params=query, content=id_png(), headers=PNG), status, kind, detail)
 
 
@@ -255,6 +256,22 @@ def test_a_body_that_outlasts_the_deadline_is_504(models_dir: Path) -> None:
         assert answer.startswith(b"HTTP/1.1 504 ")
         assert b"connection: close" in answer.lower()
         assert b"the body has not arrived by the request's deadline, 6 bytes have" in answer
+
+
+def test_bodies_that_are_held_together_share_one_limit(models_dir: Path) -> None:
+    with serving(models_dir, max_body_bytes=100_000, max_bodies_bytes=150_000) as client:
+        with send_head(client, 100_000) as waiting:
+            waiting.sendall(bytes(90_000))
+            patience = time.monotonic() + 20
+            while (refused := client.post("/predict", content=bytes(90_000))).status_code != 429:
+                assert time.monotonic() < patience, "the body that waits is not counted"
+            check(refused, 429, "queue-full", "180000 bytes of requests' bodies are being read or answered, at most 150000 may")
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert client.post("/predict", content=id_png(), headers=PNG).status_code == 200
+        # What is counted is counted off again, whether the client stayed or left.
+        patience = time.monotonic() + 20
+        while client.post("/predict", content=bytes(100_000)).status_code != 415:
+            assert time.monotonic() < patience, "the body of the client that has gone is still counted"
 
 
 def test_every_problem_has_a_name_of_its_own() -> None:
