@@ -1,18 +1,24 @@
 """The command line: `oodgate serve`, `predict`, `calibrate`, `bench`. Heavy imports wait until a command needs them."""
 
 import argparse
+import math
 import os
+import re
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from service import __version__
 from service.settings import Settings, WrongSetting, flag, load_settings
 
+T = TypeVar("T")
 OFFLINE_SETTINGS = ("models_dir", "model", "device", "alpha", "guarantee", "intra_op_threads", "max_image_pixels")
-PICTURES = "picture, folder (searched recursively), URL such as s3://bucket/folder"
+PICTURES = "picture, folder (searched recursively, hidden files left out), URL such as s3://bucket/folder"
 BENCH_SETTINGS = (*OFFLINE_SETTINGS, "postprocessor", "max_batch_size", "max_queue_delay_ms", "max_queue_size")
 
 
@@ -107,20 +113,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="pictures to send in turn; folders are searched recursively")
-    parser.add_argument("--url", help="where to POST them, e.g. http://127.0.0.1:8000/predict; left out: in this process, without HTTP")
-    parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="to send along, e.g. an API key; repeatable")
+    parser.add_argument("--url", type=address, help="where to POST them, e.g. http://127.0.0.1:8000/predict; left out: in this process, without HTTP")
+    parser.add_argument(
+        "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'", help="to send along, e.g. an API key; repeatable"
+    )
     parser.add_argument(
         "--connections",
-        type=int,
+        type=from_1,
         nargs="*",
         default=[1, 8, 32],
         metavar="N",
-        help="closed loop: N callers, each asking again at once",
+        help="closed loop: N callers, each asking again at once; none: a --rate alone",
     )
-    parser.add_argument("--rate", type=float, nargs="+", default=[], metavar="R", help="open loop: R requests in a second, at random moments")
-    parser.add_argument("--share", type=float, nargs="+", default=[], metavar="S", help="open loop at this share of the best throughput found")
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement [default: 10]")
-    parser.add_argument("--warm-seconds", type=float, default=1, help="before each, not counted [default: 1]")
+    parser.add_argument("--rate", type=above_0, nargs="+", default=[], metavar="R", help="open loop: R requests in a second, at random moments")
+    parser.add_argument("--share", type=above_0, nargs="+", default=[], metavar="S", help="open loop at this share of the best throughput found")
+    parser.add_argument("--seconds", type=above_0, default=10, help="of each measurement [default: 10]")
+    parser.add_argument("--warm-seconds", type=from_0, default=1, help="before each, not counted [default: 1]")
     parser.add_argument("--json", type=Path, help="file for the figures")
 
 
@@ -136,11 +144,29 @@ def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> Non
         parser.add_argument(flag(name), dest=name, metavar=name.rsplit("_", 1)[-1].upper(), help=what, **optional)
 
 
-def share(text: str) -> float:
-    """A number between 0 and 1, both excluded."""
-    if not 0 < (value := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+def allowed(what: str, read: Callable[[str], T], holds: Callable[[T], bool]) -> Callable[[str], T]:
+    """An argument's type: reads what holds, and of all else says what would."""
+
+    def parse(text: str) -> T:
+        with suppress(ValueError):
+            if holds(value := read(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+    return parse
+
+
+def is_address(text: str) -> bool:
+    where = urlsplit(text)
+    return where.scheme in ("http", "https") and (where.hostname or "").encode("idna") != b"" and where.port != 0 and not re.search(r"\s", text)
+
+
+share = allowed("between 0 and 1", float, lambda value: 0 < value < 1)
+above_0 = allowed("a number above 0", float, lambda value: 0 < value < math.inf)
+from_0 = allowed("a number from 0 on", float, lambda value: 0 <= value < math.inf)
+from_1 = allowed("a whole number from 1 on", int, lambda value: value >= 1)
+address = allowed("http://HOST[:PORT][/PATH] or https://…, PORT from 1 to 65535", str, is_address)
+header = allowed("NAME: VALUE on one line", str, lambda text: re.fullmatch(r"[!#-'*+.^`|~\w-]+:[^\r\n\0]*", text, re.ASCII) is not None)
 
 
 def fail(exc: BaseException) -> int:

@@ -43,22 +43,29 @@ class Plan:
 def bench(settings: Settings, paths: list[str], plan: Plan) -> int:
     """1 when nothing could be measured, or some requests were lost."""
     try:
+        if not plan.connections and (plan.shares or not plan.rates):
+            raise NoPictures("without --connections only a --rate can be measured")
         pictures = {name: Path(name).read_bytes() for name in expand(paths)}
         if not pictures:
             raise NoPictures(f"{', '.join(paths)}: no pictures there")
         target = server(plan.url, list(pictures.values()), plan.headers) if plan.url else in_process(settings, list(pictures))
+        if plan.json is not None:
+            # Whether that works is better known before minutes of measuring.
+            plan.json.open("a").close()
         outcomes = measure(target, plan)
+        show(outcomes)
+        if plan.json is not None:
+            plan.json.write_text(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1) + "\n")
+        if not any(str(OK) in outcome.statuses for outcome in outcomes):
+            raise NoPictures("no request was answered with 200")
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as exc:
-        print(f"oodgate: {plan.url or exc.filename}: {exc.strerror or exc}", file=sys.stderr)
+        print(f"oodgate: {exc.filename or plan.url}: {exc.strerror or exc}", file=sys.stderr)
         return 1
     except REFUSALS as exc:
         print(f"oodgate: {exc}", file=sys.stderr)
         return 1
-    show(outcomes)
-    if plan.json is not None:
-        plan.json.write_text(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1) + "\n")
     return 1 if any(str(LOST) in outcome.statuses for outcome in outcomes) else 0
 
 
@@ -66,7 +73,7 @@ def measure(target: Target, plan: Plan) -> list[Outcome]:
     outcomes = [closed_loop(target, callers, plan.seconds, plan.warm_seconds) for callers in plan.connections]
     best = max((outcome.answered_per_second for outcome in outcomes), default=0.0)
     if plan.shares and not best:
-        raise NoPictures("no request was answered, so there is no throughput to take a share of")
+        raise NoPictures("no request was answered with 200, so there is no throughput to take a share of")
     rates = [*plan.rates, *(share * best for share in plan.shares)]
     return outcomes + [open_loop(target, rate, plan.seconds, plan.warm_seconds) for rate in rates]
 

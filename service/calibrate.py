@@ -127,4 +127,5 @@ def show(before: Bundle, after: Bundle, found: list[Scored], settings: Settings)
     needs = {alpha: images_needed(alpha, settings.guarantee, info.delta) for alpha in STANDARD_ALPHAS}
     if more := [f"{alpha:g} needs {needed}" for alpha, needed in needs.items() if needed > info.n]:
         print(f"too few pictures for smaller alphas: {', '.join(more)}")
-    print(f"{after.folder} is written; version {before.manifest.version} stays. In service after POST /models/{after.manifest.name}/reload or SIGHUP")
+    reload = f"SIGHUP, POST /models/{after.manifest.name}/reload (admin key), or by itself with --watch"
+    print(f"{after.folder} is written; version {before.manifest.version} stays. In service after {reload}")

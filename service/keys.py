@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -36,19 +36,19 @@ class Keys:
         admin = digests(self.settings.admin_keys, read_file("admin_keys_file", self.settings.admin_keys_file))
         self.api, self.admin = api, admin
 
-    def check(self, key: str | None) -> None:
-        """Raises MissingKey unless the key opens what clients use."""
-        if self.api and not (known(key, self.api) | known(key, self.admin)):
-            raise MissingKey("the key is not known" if key else "a key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
+    def check(self, sent: Sequence[bytes]) -> None:
+        """Raises MissingKey unless one of the keys opens what clients use."""
+        if self.api and not (known(sent, self.api) | known(sent, self.admin)):
+            raise MissingKey("the key is not known" if any(sent) else "a key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
 
-    def check_admin(self, key: str | None, without: str) -> None:
-        """Raises MissingKey or Forbidden unless the key opens what operators use. without: how else they get it."""
+    def check_admin(self, sent: Sequence[bytes], without: str) -> None:
+        """Raises MissingKey or Forbidden unless one of the keys opens what operators use. without: how else they get it."""
         if not self.admin:
             raise Forbidden(f"this needs an admin key, and setting admin_keys names none; {without}")
-        if not known(key, self.admin):
-            if known(key, self.api):
+        if not known(sent, self.admin):
+            if known(sent, self.api):
                 raise Forbidden("this needs an admin key")
-            raise MissingKey("the key is not known" if key else "an admin key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
+            raise MissingKey("the key is not known" if any(sent) else "an admin key is needed: Authorization: Bearer <key>, or X-API-Key: <key>")
 
 
 class Guard:
@@ -64,15 +64,17 @@ class Guard:
         await self.app(scope, receive, send)
 
 
-def key_of(headers: Headers) -> str | None:
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
+def key_of(headers: Headers) -> tuple[bytes, bytes]:
+    """What stands in either place, or nothing: beside the key there may be a gateway's own token."""
+    # Latin-1 is how starlette reads headers; back in bytes they are what was sent.
+    scheme, _, token = headers.get("authorization", "").encode("latin-1").partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else b"", headers.get("x-api-key", "").encode("latin-1")
 
 
-def known(key: str | None, among: Iterable[bytes]) -> bool:
-    """Takes as long whichever key it is, or none: digests are equally long, and all are compared."""
-    digest = hashlib.sha256((key or "").encode()).digest()
-    return sum(hmac.compare_digest(digest, other) for other in among) > 0
+def known(sent: Iterable[bytes], among: Sequence[bytes]) -> bool:
+    """Takes as long whichever keys they are, or none: digests are equally long, and all are compared."""
+    hashed = [hashlib.sha256(key).digest() for key in sent]
+    return sum(hmac.compare_digest(digest, other) for digest in hashed for other in among) > 0
 
 
 def digests(keys: Iterable[SecretStr], more: Iterable[str]) -> tuple[bytes, ...]:
@@ -84,7 +86,7 @@ def read_file(setting: str, path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as exc:
         raise WrongSetting(f"setting {setting} is {str(path)!r}: {exc.strerror if isinstance(exc, OSError) else 'not text'}") from None
     keys = [line for line in lines if line and not line.startswith("#")]

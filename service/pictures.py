@@ -1,5 +1,6 @@
 """`oodgate predict`: files and folders, answered as the server would, or flagged together at a false discovery rate."""
 
+import os
 import sys
 from typing import Literal, Protocol
 
@@ -29,14 +30,16 @@ class Writer(Protocol):
 
 def predict(settings: Settings, paths: list[str], version: int | None, top_k: int | None, fdr: float | None, output: Output) -> int:
     """Answers every picture that can be; 1 when one could not. Raises `scoring.REFUSALS`."""
-    model = open_model(find_folder(settings, version), settings)
     names, unreadable = expand(paths), list[str]()
+    if not names:
+        raise NoPictures(f"{', '.join(paths)}: no pictures there")
+    model = open_model(find_folder(settings, version), settings)
     write: Writer = JsonLines() if output == "json" else PrettyTable()
     if fdr is None:
         choice, top_k = model.default, model.check_top_k(top_k)
         for found in score(model.runtime, names, settings, unreadable):
             probabilities, scores = found.probabilities[None], found.scores[None]
-            write.add(model.answer(probabilities, scores, judge(probabilities, scores, choice), choice, top_k, [found.name]))
+            write.add(model.answer(probabilities, scores, judge(probabilities, scores, choice), choice, top_k, [printable(found.name)]))
         write.close(f"{model.name} version {model.version}, {choice.postprocessor} at alpha {choice.gate.alpha:g} ({choice.gate.guarantee})")
     else:
         flags = flag(model, names, settings, fdr, unreadable)
@@ -70,7 +73,7 @@ def flag(model: Model, names: list[str], settings: Settings, fdr: float, unreada
                 version=model.version,
                 postprocessor=key,
                 fdr=fdr,
-                filename=entry.name,
+                filename=printable(entry.name),
                 label=model.manifest.classes[class_id],
                 class_id=class_id,
                 probability=shortest(entry.probabilities[class_id]),
@@ -79,6 +82,11 @@ def flag(model: Model, names: list[str], settings: Settings, fdr: float, unreada
             )
         )
     return flags
+
+
+def printable(name: str) -> str:
+    """A file name may hold bytes that are no text, which neither JSON nor a terminal takes."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 class JsonLines:

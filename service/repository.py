@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from service.bundle.manifest import MANIFEST, BundleError, find_versions
+from service.bundle.manifest import BundleError, find_versions
 from service.memory import give_back
 from service.metrics import Metrics
 from service.model import Model, open_model
+from service.models_dir import Fingerprints, choose_default, find_bundles, fingerprints, highest, look
 from service.settings import Settings
 from service.states import States
 
@@ -53,7 +54,11 @@ class Repository:
         self.loading = asyncio.Lock()
         # Always the same thread: malloc keeps a heap for each, and a model's memory would stay in every one that ever opened it.
         self.opener = ThreadPoolExecutor(1, thread_name_prefix="open")
-        self.tried: dict[str, object] = {}
+        # Of every model the versions last tried, and those that serve, as their files were then.
+        self.tried: dict[str, Fingerprints] = {}
+        self.served: dict[str, Fingerprints] = {}
+        self.reloading = asyncio.Lock()
+        self.reload_waits = False
         self.retiring: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -86,23 +91,28 @@ class Repository:
                 raise UnknownModel(f"models_dir has no complete bundle of {name}")
             serving = f"version {max(before)} serves on" if before else "no version of it is loaded"
             try:
-                if name not in bundles:
-                    raise BundleError(f"models_dir {self.settings.models_dir} has no complete bundle of {name} any more")
-                await self.replace(name, highest(bundles[name], self.settings.loaded_versions))
+                await self.replace(name, highest(bundles.get(name, {}), self.settings.loaded_versions))
             except Exception as exc:
                 # Whatever it was, nothing has changed for those who are served.
                 log.error("%s was not reloaded, %s: %s", name, serving, exc)
                 raise ReloadFailed(f"{exc}; {serving}") from exc
+            if before is None:
+                try:
+                    choose_default(bundles, self.settings)
+                except BundleError as exc:
+                    log.warning("%s serves now, but the next start would be refused: %s", name, exc)
             return self.models[name][max(self.models[name])]
 
     async def replace(self, name: str, folders: dict[int, Path]) -> None:
-        """Opens a model's versions beside the old ones, then swaps. The highest is always opened anew, the others if they are not loaded."""
-        before = self.models.get(name, {})
-        self.tried[name] = fingerprint(folders)
+        """Opens a model's versions beside the old ones, then swaps. The highest is always opened anew, the others if they are new or changed."""
+        before, served = self.models.get(name, {}), self.served.get(name, {})
+        found = self.tried[name] = await asyncio.to_thread(fingerprints, folders)
         opened: Versions = {}
         try:
+            if not folders:
+                raise BundleError(f"models_dir {self.settings.models_dir} has no complete bundle of {name} any more")
             for version, folder in folders.items():
-                if version == max(folders) or version not in before:
+                if version == max(folders) or found[version] != served.get(version):
                     observe = self.metrics.batch_images.observe
                     model = await asyncio.get_running_loop().run_in_executor(self.opener, open_model, folder, self.settings, observe)
                     if version in before and before[version].watch.subject == model.watch.subject:
@@ -119,7 +129,7 @@ class Repository:
         # From here to the end nothing is awaited: a request finds either all the old or all the new.
         self.metrics.model_loads.labels(name, "loaded").inc(len(opened))
         after = {version: opened.get(version) or before[version] for version in folders}
-        self.models[name] = after
+        self.models[name], self.served[name] = after, found
         for version, model in before.items():
             if after.get(version) is not model:
                 self.metrics.forget(model)
@@ -162,19 +172,28 @@ class Repository:
             self.metrics.publish(list(versions.values()))
 
     async def reload_all(self) -> None:
-        """Every model on disk, new ones too. What fails is in the log, and the others go on."""
-        for name in await asyncio.to_thread(find_versions, self.settings.models_dir):
-            with suppress(ReloadFailed, UnknownModel):
-                await self.reload(name)
+        """Every model loaded or on disk. What fails is in the log, and the others go on. While one call waits its turn, others leave it to that."""
+        if self.reload_waits:
+            return
+        self.reload_waits = True
+        async with self.reloading:
+            self.reload_waits = False
+            for name in sorted({*self.models, *await asyncio.to_thread(find_versions, self.settings.models_dir)}):
+                with suppress(ReloadFailed, UnknownModel):
+                    await self.reload(name)
 
     async def watch(self) -> None:
         """Loads what is new, for ever. Looks instead of listening: network volumes and ConfigMaps do not tell of changes."""
+        before: dict[str, Fingerprints] = {}
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            for name, folders in (await asyncio.to_thread(find_versions, self.settings.models_dir)).items():
-                if self.tried.get(name) != fingerprint(highest(folders, self.settings.loaded_versions)):
+            now = await asyncio.to_thread(look, self.settings)
+            for name, found in now.items():
+                # Not what is still being copied.
+                if found == before.get(name) and found != self.tried.get(name):
                     with suppress(ReloadFailed, UnknownModel):
                         await self.reload(name)
+            before = now
 
     def find(self, name: str | None = None, version: int | None = None) -> Model:
         """The model a request names, of its versions the highest; `with` keeps it open while in use. Raises NotReady or UnknownModel."""
@@ -205,36 +224,3 @@ class Repository:
         if self.waiting_for is not None:
             raise NotReady(self.waiting_for)
         return self.loaded()
-
-
-def highest(folders: dict[int, Path], count: int) -> dict[int, Path]:
-    return dict(sorted(folders.items())[-count:])
-
-
-def fingerprint(folders: dict[int, Path]) -> object:
-    """Changes when a version comes or goes, or its manifest is written anew."""
-    found = []
-    for version, folder in folders.items():
-        try:
-            status = (folder / MANIFEST).stat()
-        except OSError:
-            continue
-        found.append((version, status.st_mtime_ns, status.st_size, status.st_ino))
-    return found
-
-
-def find_bundles(models_dir: Path, count: int = 1) -> dict[str, dict[int, Path]]:
-    """Name -> version -> folder of its highest complete versions. Raises BundleError when there is none."""
-    found = {name: highest(folders, count) for name, folders in find_versions(models_dir).items()}
-    if not found:
-        raise BundleError(f"models_dir {models_dir} holds no complete bundle (<name>/<version>/manifest.json)")
-    return found
-
-
-def choose_default(bundles: dict[str, dict[int, Path]], settings: Settings) -> str:
-    if settings.model is None and len(bundles) > 1:
-        raise BundleError(f"models_dir {settings.models_dir} holds {', '.join(bundles)}: setting model must name the default one")
-    name = settings.model or next(iter(bundles))
-    if name not in bundles:
-        raise BundleError(f"setting model is {name!r}, models_dir {settings.models_dir} holds {', '.join(bundles)}")
-    return name

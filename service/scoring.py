@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 from rich.console import Console
@@ -16,7 +16,7 @@ from service.bundle.decision import Scores, TooFewCalibrationImages
 from service.bundle.manifest import BundleError, find_versions
 from service.bundle.preprocess import SUFFIXES, InvalidImage, Pixels, decode
 from service.model import AlphaOutOfRange, TopKOutOfRange, UnknownPostprocessor
-from service.repository import choose_default, find_bundles
+from service.models_dir import choose_default, find_bundles
 from service.runtime import Runtime, WrongDevice, cpu_quota
 from service.settings import Settings
 from service.store import NoStore, is_url, open_store
@@ -76,11 +76,16 @@ def pictures_below(path: str) -> Iterator[str]:
             names = sorted(open_store(path).sizes())
         except OSError as exc:
             raise NoPictures(f"{path} cannot be listed: {exc.strerror or exc}") from exc
-        yield from (f"{path.rstrip('/')}/{name}" for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES)
+        yield from (f"{path.rstrip('/')}/{name}" for name in names if is_picture(PurePosixPath(name)))
     elif path != STANDARD_INPUT and not is_url(path) and Path(path).is_dir():
-        yield from (str(found) for found in sorted(Path(path).rglob("*")) if found.suffix.lower() in SUFFIXES and found.is_file())
+        yield from (str(found) for found in sorted(Path(path).rglob("*")) if is_picture(found) and found.is_file())
     else:
         yield path
+
+
+def is_picture(file: PurePath) -> bool:
+    """By its name. Hidden ones are what systems keep beside pictures, such as ._x.jpg."""
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
 def read(name: str) -> bytes:

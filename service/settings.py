@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     loaded_versions: int = Field(
         1, ge=1, le=16, description="Versions of each model that are served, the highest ones. More than 1 to compare, or to pin clients to one."
     )
-    watch: bool = Field(False, description="Look for new versions in models_dir every few seconds and load them. Else: SIGHUP, or the reload route.")
+    watch: bool = Field(False, description="Load what is new or changed in models_dir, looking every few seconds. Else: SIGHUP, or the reload route.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="cuda refuses to start when the session did not really get CUDA; auto takes it where there is a GPU."
     )

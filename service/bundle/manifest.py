@@ -24,7 +24,8 @@ from service.bundle.preprocess import InputSpec, Pixels
 FORMAT_VERSION = 1
 FILES = ("model.onnx", "calibration.npz", "golden.npz", "evaluation.json")
 MANIFEST = "manifest.json"
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
+NAME = r"^[a-z0-9][a-z0-9._-]{0,127}$"
+Name = Annotated[str, Field(pattern=NAME)]
 PostprocessorKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
@@ -98,12 +99,12 @@ class Bundle:
 
 
 def find_versions(models_dir: Path) -> dict[str, dict[int, Path]]:
-    """Name -> version -> folder of every complete bundle (one with a manifest), versions ascending."""
+    """Name -> version -> folder of every complete bundle (one with a manifest), versions ascending. Folders of other names are none."""
     found: dict[str, dict[int, Path]] = {}
     for path in models_dir.glob(f"*/*/{MANIFEST}"):
-        version = path.parent.name
-        if re.fullmatch(r"[1-9][0-9]*", version):
-            found.setdefault(path.parent.parent.name, {})[int(version)] = path.parent
+        name, version = path.parts[-3:-1]
+        if re.fullmatch(NAME, name) and re.fullmatch(r"[1-9][0-9]*", version):
+            found.setdefault(name, {})[int(version)] = path.parent
     return {name: dict(sorted(versions.items())) for name, versions in sorted(found.items())}
 
 

@@ -51,6 +51,7 @@ def test_a_new_version_has_the_same_graph_and_thresholds_from_the_new_pictures(t
     said = capsys.readouterr().out
     assert "alpha 0.05: with 95% confidence at most 0.05 of such pictures are rejected; n = 200" in said
     assert "alphas: 0.001 needs 2995, 0.005 needs 598, 0.01 needs 299" in said
+    assert "version 1 stays. In service after SIGHUP, POST /models/tiny/reload (admin key), or by itself with --watch" in said
 
 
 def test_of_the_evaluation_stays_what_no_threshold_enters(tmp_path: Path) -> None:
@@ -80,6 +81,7 @@ def test_unreadable_pictures_and_copies_are_left_out_and_counted(tmp_path: Path,
     write_bundle(tmp_path / "models")
     pictures = write(tmp_path / "new", pixels(60, 1))
     (pictures / "broken.png").write_bytes(b"hello")
+    (pictures / "._0000.png").write_bytes(b"hidden, hence no picture")
     (pictures / "copy.png").write_bytes((pictures / "0000.png").read_bytes())
     assert calibrate(tmp_path / "models", str(pictures)) == 0
     said = capsys.readouterr()

@@ -56,12 +56,33 @@ def test_keys_come_from_files_too_and_may_change(models_dir: Path, tmp_path: Pat
     file.write_text(f"# for the shop\n{API}\n\n")
     keys = Keys(Settings(api_keys=("first", "second"), api_keys_file=file))  # type: ignore[arg-type]
     for key in ("first", "second", API):
-        keys.check(key)
+        keys.check([key.encode()])
     file.write_text("rotated\n")
     keys.read()
-    keys.check("rotated")
+    keys.check([b"rotated"])
     with pytest.raises(Exception, match="not known"):
-        keys.check(API)
+        keys.check([API.encode()])
+
+
+def test_a_key_may_have_any_letters_wherever_it_is_named(models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("voilà\n", "utf-8")
+    with serving(models_dir, api_keys="Schlüssel", api_keys_file=tmp_path / "keys") as client:
+        for key in ("Schlüssel", "voilà"):
+            for headers in ({"X-API-Key": key.encode()}, {"Authorization": b"Bearer " + key.encode()}):
+                assert client.get("/models", headers=headers).status_code == 200  # type: ignore[arg-type]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{API}\n", "utf-8-sig")
+    Keys(Settings(api_keys_file=tmp_path / "keys")).check([API.encode()])
+
+
+def test_a_gateway_s_token_may_stand_beside_the_key(models_dir: Path) -> None:
+    with serving(models_dir, api_keys=API, admin_keys=ADMIN) as client:
+        for headers in (bearer("eyJ.of.a.gateway") | {"X-API-Key": ADMIN}, bearer(ADMIN) | {"X-API-Key": "of-a-gateway"}):
+            assert client.get("/models", headers=headers).status_code == 200
+            assert client.post("/models/tiny/reload", headers=headers).status_code == 200
+        check(client.get("/models", headers=bearer("eyJ.of.a.gateway") | {"X-API-Key": "wrong"}), 401, "missing-key", "the key is not known")
 
 
 @pytest.mark.parametrize(("content", "sentence"), [(None, "No such file"), (b"# nothing\n\n", "there is no key in it"), (b"\xff\xfe", "not text")])

@@ -1,6 +1,7 @@
 """The command line, as the processes that users start."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def test_what_cannot_be_served_ends_the_process_with_one_sentence(tmp_path: Path
     ("options", "sentence"),
     [
         (("--model", "other"), "setting model is 'other', models_dir .* holds one, two"),
-        ((), "holds one, two: setting model must name the default one"),
+        ((), "holds one, two: setting model must name the default one; give --model NAME or set OODGATE_MODEL"),
         (("--model", "one", "--alpha", "0.01"), "alpha 0.01 with guarantee pac needs at least 299 calibration images, the bundle has 100"),
         (("--model", "one", "--postprocessor", "vim"), "one has no post-processor 'vim', it has msp, ebo, knn"),
         (("--models-dir", "/nowhere"), "models_dir /nowhere holds no complete bundle"),
@@ -118,6 +119,31 @@ def test_an_unreadable_picture_is_named_and_the_others_are_answered(models_dir: 
     assert "accepted" in found.out
     assert f"oodgate: {paths['[bad].png']}: the 5 bytes are none of the accepted formats" in found.err
     assert f"oodgate: {paths['missing.png']}: No such file or directory" in found.err
+
+
+def test_hidden_files_of_a_folder_are_no_pictures(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (".x.png", "._good.png"):
+        (tmp_path / name).write_bytes(b"hello")
+    (tmp_path / "good.png").write_bytes(id_png())
+    assert predict("--models-dir", str(models_dir), "--json", str(tmp_path)) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert predict("--models-dir", str(models_dir), str(tmp_path / ".x.png")) == 1, "named, it is tried"
+
+
+def test_a_folder_without_pictures_is_refused(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict("--models-dir", str(models_dir), str(tmp_path)) == 1
+    assert capsys.readouterr().err == f"oodgate: {tmp_path}: no pictures there\n"
+
+
+def test_a_file_name_that_is_no_text_is_answered_with_a_replacement_character(models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(id_png())
+    options = ("predict", "--models-dir", str(models_dir), "--device", "cpu", str(tmp_path))
+    found = run(*options, "--json")
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["predictions"][0]["filename"] == str(tmp_path / "caf\N{REPLACEMENT CHARACTER}.png")
+    assert json.loads(run(*options, "--json", "--fdr", "0.1").stdout)["filename"] == str(tmp_path / "caf\N{REPLACEMENT CHARACTER}.png")
+    table = run(*options)
+    assert (table.returncode, table.stderr) == (0, b"")
 
 
 def test_predict_takes_another_version_when_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,6 +127,127 @@ def test_who_watches_serves_what_appears_and_tries_what_is_bad_only_once(tmp_pat
         wait_until(lambda: version_of(client) == 3)
 
 
+def test_who_watches_tries_a_version_again_once_another_of_its_files_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.repository.WATCH_SECONDS", 0.02)
+    write_bundle(tmp_path, images=100)
+    with serving(tmp_path, watch=True) as client:
+        coming = write_bundle(tmp_path / "elsewhere", version=2, images=100)
+        aside = (coming / "model.onnx").rename(tmp_path / "model.onnx")
+        coming.rename(tmp_path / "tiny/2")
+        wait_until(lambda: 'result="failed"} 1.0' in client.get("/metrics").text)
+        aside.rename(tmp_path / "tiny/2/model.onnx")
+        wait_until(lambda: version_of(client) == 2)
+
+
+def test_who_watches_leaves_alone_what_is_still_being_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep, looks = asyncio.sleep, 0.0625
+    monkeypatch.setattr("service.repository.WATCH_SECONDS", looks)
+    write_bundle(tmp_path, images=100)
+
+    async def test() -> None:
+        metrics = Metrics()
+        async with Repository(Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1), metrics, States(None)) as repository:
+            await repository.load()
+            coming = write_bundle(tmp_path, version=2, images=100) / "model.onnx"
+            whole, size = coming.read_bytes(), 0
+            coming.write_bytes(b"")
+
+            async def copy_on(seconds: float) -> None:
+                """Before each look the file has grown."""
+                nonlocal size
+                if seconds == looks and size < len(whole):
+                    size += len(whole) // 5 + 1
+                    coming.write_bytes(whole[:size])
+                await sleep(0)
+
+            monkeypatch.setattr(asyncio, "sleep", copy_on)
+            watching = asyncio.create_task(repository.watch())
+            while repository.find().version != 2:
+                await sleep(0.01)
+            watching.cancel()
+            assert not loads(metrics, "failed")
+
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def test_a_lower_version_that_was_edited_is_loaded_anew_too_and_one_that_was_not_stays(tmp_path: Path) -> None:
+    async def test() -> None:
+        settings = Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1, loaded_versions=3)
+        async with Repository(settings, Metrics(), States(None)) as repository:
+            await repository.load()
+            before = {model.version: model for model in repository.loaded()}
+            manifest = tmp_path / "tiny/1/manifest.json"
+            edited = manifest.read_text().replace('"data":"noise"', '"data":"edited"')
+            manifest.write_text("{")
+            with pytest.raises(ReloadFailed):
+                await repository.reload("tiny")
+            manifest.write_text(edited)
+            await repository.reload("tiny")
+            after = {model.version: model for model in repository.loaded()}
+            assert after[1].manifest.calibration.data == "edited"
+            assert [after[version] is before[version] for version in (1, 2, 3)] == [False, True, False]
+
+    for version in (1, 2, 3):
+        write_bundle(tmp_path, version=version, images=100)
+    asyncio.run(test())
+
+
+def loads(metrics: Metrics, result: str) -> float | None:
+    return metrics.registry.get_sample_value("oodgate_model_loads_total", {"model": "tiny", "result": result})
+
+
+def test_reloading_all_says_of_each_model_that_has_vanished_that_it_was_not_reloaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        metrics = Metrics()
+        async with Repository(Settings(models_dir=tmp_path / "models", device="cpu", intra_op_threads=1), metrics, States(None)) as repository:
+            await repository.load()
+            (tmp_path / "models").rename(tmp_path / "gone")
+            await repository.reload_all()
+            assert repository.find().version == 1
+            assert loads(metrics, "failed") == 1
+            with pytest.raises(ReloadFailed):
+                await repository.reload("tiny")
+            assert loads(metrics, "failed") == 2
+
+    write_bundle(tmp_path / "models", images=100)
+    asyncio.run(test())
+    assert "tiny was not reloaded, version 1 serves on: models_dir" in caplog.text
+
+
+def test_of_many_calls_to_reload_all_one_runs_and_one_waits(tmp_path: Path) -> None:
+    async def test() -> None:
+        metrics = Metrics()
+        async with Repository(Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1), metrics, States(None)) as repository:
+            await repository.load()
+            first = asyncio.create_task(repository.reload_all())
+            await asyncio.sleep(0)
+            write_bundle(tmp_path, version=2, images=100)
+            await asyncio.gather(first, *(repository.reload_all() for _ in range(9)))
+            assert repository.find().version == 2
+            assert loads(metrics, "loaded") == 3
+
+    write_bundle(tmp_path, images=100)
+    asyncio.run(test())
+
+
+def test_a_model_beside_which_the_next_start_would_be_refused_is_served_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(model: str | None, other: str) -> list[str]:
+        settings = Settings(models_dir=tmp_path, device="cpu", intra_op_threads=1, model=model)
+        async with Repository(settings, Metrics(), States(None)) as repository:
+            await repository.load()
+            write_bundle(tmp_path, other, images=100)
+            caplog.clear()
+            await repository.reload_all()
+            await repository.reload_all()
+            assert repository.find(other).version == 1
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    write_bundle(tmp_path, images=100)
+    (warning,) = asyncio.run(test(None, "other"))
+    assert "holds other, tiny: setting model must name the default one; give --model NAME or set OODGATE_MODEL" in warning
+    assert asyncio.run(test("tiny", "third")) == []
+
+
 def wait_until(holds: object) -> None:
     patience = time.monotonic() + 20
     while not holds():  # type: ignore[operator]

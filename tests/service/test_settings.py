@@ -68,6 +68,7 @@ def test_an_empty_variable_is_none_and_an_empty_path_is_no_place(monkeypatch: py
     [
         ({"alpha_min": 0.2, "alpha_max": 0.1}, "alpha_min is 0.2, it must be at most alpha_max, 0.1"),
         ({"alpha": 0.6}, "alpha is 0.6, it must be between alpha_min, 0.001, and alpha_max, 0.5"),
+        ({"max_body_bytes": 2000, "max_bodies_bytes": 1999}, "max_bodies_bytes is 1999, it must be at least max_body_bytes, 2000"),
         ({"max_images_per_request": 33, "max_queue_size": 32}, "max_images_per_request is 33, it must be at most max_queue_size, 32"),
     ],
 )
@@ -89,3 +90,16 @@ def test_a_wrong_key_is_not_repeated() -> None:
 def test_what_looks_like_a_setting_and_is_none_is_found() -> None:
     made_by_kubernetes = ["OODGATE_SERVICE_HOST", "OODGATE_SERVICE_PORT_HTTP", "OODGATE_PORT", "OODGATE_PORT_8000_TCP_ADDR"]
     assert unknown_variables([*made_by_kubernetes, "OODGATE_ALHPA", "OODGATE_ALPHA", "PATH"]) == ["OODGATE_ALHPA"]
+
+
+@pytest.mark.parametrize("name", ["api_keys", "admin_keys"])
+def test_keys_that_are_given_but_hold_none_are_refused_rather_than_open_to_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = rf"setting {name} \(.*\) is wrong: there is no key in it; leave it out where none is needed"
+    for value in (",", " ", ""):
+        with pytest.raises(WrongSetting, match=sentence):
+            load_settings(**{name: value})
+    monkeypatch.setenv(f"OODGATE_{name.upper()}", " ")
+    with pytest.raises(WrongSetting, match=sentence):
+        load_settings()
+    monkeypatch.setenv(f"OODGATE_{name.upper()}", "")
+    assert getattr(load_settings(), name) == ()

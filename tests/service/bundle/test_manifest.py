@@ -225,3 +225,10 @@ def test_only_complete_versions_are_found_and_ten_comes_after_nine(tmp_path: Pat
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).touch()
     assert {name: list(versions) for name, versions in find_versions(tmp_path).items()} == {"a": [9, 10], "b": [1]}
+
+
+def test_folders_whose_name_no_model_may_have_are_none(tmp_path: Path) -> None:
+    for name in (".staging", "_old", "Photos", "two words", "a\n", "a" * 129, "a.b-c_1"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "manifest.json").touch()
+    assert list(find_versions(tmp_path)) == ["a.b-c_1"]
