@@ -32,10 +32,12 @@ from training.boundary import scaled_logits, weight_distances
 from training.checkpoint import Trained, code_version, load_trained
 from training.config import LossName, Recipe, TrainingError
 from training.evaluate import evaluate
+from training.features import FeatureCache
 from training.losses import Loss
 from training.parts import open_parts
 from training.postprocessors import EVALUATED_ONLY, REGISTRY
 from training.processes import Stopped
+from training.search import search
 from training.train import train
 
 
@@ -72,6 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=torch.cuda.is_available(),
         help=f"evaluate {' and '.join(EVALUATED_ONLY)} too, four times as long as the network (default: where there is a GPU)",
     )
+    parser.add_argument(
+        "--search",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="choose hyper-parameters on OOD validation pictures, as the published numbers were (default)",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--root", type=Path, default=Path("data"), help="where the sets lie (default data)")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of the runs (default runs/reproduce)")
@@ -92,13 +100,20 @@ def at_last(run: Path) -> Trained:
     return dataclasses.replace(trained, epoch=state["epoch"])
 
 
-def evaluated(run: Path, name: str, load: Callable[[Path], Trained], targets: Targets, keys: tuple[str, ...]) -> Evaluation:
-    """From the file that an earlier call for the same scores left, or anew. Features of every set take gigabytes at full size and are not kept."""
+def evaluated(run: Path, name: str, load: Callable[[Path], Trained], targets: Targets, keys: tuple[str, ...], searching: bool) -> Evaluation:
+    """From the file that an earlier call for the same scores and sets left, or anew. Features of every set take gigabytes at full size
+    and are not kept.
+    """
     file = run / f"evaluation-{name}.json"
-    if file.exists() and list((kept := Evaluation.model_validate_json(file.read_bytes())).postprocessors) == list(keys):
-        return kept
+    if file.exists():
+        kept = Evaluation.model_validate_json(file.read_bytes())
+        if (list(kept.postprocessors), kept.ood_sets, kept.search is not None) == (list(keys), targets.ood_sets, searching):
+            return kept
     with TemporaryDirectory(dir=run) as scratch:
-        found = evaluate(Path(scratch), load(run), targets, keys)
+        trained = load(run)
+        cache = FeatureCache(Path(scratch), trained)
+        choices = search(trained, open_parts(trained.recipe), cache, targets, keys) if searching else None
+        found = evaluate(Path(scratch), trained, targets, keys, choices)
     partial = file.with_suffix(".partial")
     partial.write_text(found.model_dump_json(indent=1) + "\n")
     partial.replace(file)
@@ -126,9 +141,9 @@ def reproduce(arguments: argparse.Namespace, command: str) -> Reproduction:
             folder = arguments.out / f"{variant}-w{arguments.width}-e{arguments.epochs}-s{seed}"
             print(f"--- {variant}, seed {seed}: {folder}", flush=True)
             train(recipe, folder, resume=True, loss=function)
-            best = evaluated(folder, "best", load_trained, targets, keys)
+            best = evaluated(folder, "best", load_trained, targets, keys, arguments.search)
             # Which checkpoint is better is asked of accuracy and MSP alone.
-            last = evaluated(folder, "last", at_last, targets, ("msp",))
+            last = evaluated(folder, "last", at_last, targets, ("msp",), searching=False)
             runs.append(Run(variant=variant, seed=seed, seconds=seconds_trained(folder, len(open_parts(recipe).train)), best=best, last=last))
     return Reproduction(
         command=command,

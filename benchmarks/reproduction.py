@@ -45,9 +45,11 @@ class Reproduction(BaseModel):
         return list(self.runs[0].best.postprocessors)
 
     def terms(self) -> dict[str, object]:
-        """What must be the same of runs that are averaged: the code, the size, the scores, and the pictures."""
+        """What must be the same of runs that are averaged: the code, the size, the scores, the pictures, and whether it was searched."""
         sets = {name: about.images for name, about in self.runs[0].best.ood_sets.items()}
-        return {"code": self.code_version, "hardware": self.hardware, "width": self.width, "epochs": self.epochs, "scores": self.keys, "sets": sets}
+        searched = self.runs[0].best.search is not None
+        size = {"width": self.width, "epochs": self.epochs}
+        return {"code": self.code_version, "hardware": self.hardware, **size, "scores": self.keys, "sets": sets, "search": searched}
 
 
 def join(parts: Sequence[Reproduction]) -> Reproduction:

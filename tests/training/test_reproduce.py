@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from benchmarks import page as pages
 from benchmarks import reproduce
 from benchmarks.page import essentials, page
 from benchmarks.reproduction import Reproduction, Run, join, without_places
-from service.bundle.evaluation import Evaluation
+from service.bundle.evaluation import Evaluation, Search
 from training.checkpoint import read
 from training.postprocessors import EVALUATED_ONLY, REGISTRY
 
@@ -24,6 +25,12 @@ def numbers(*seeds: int, command: str = "python -m benchmarks.reproduce", **chan
     return found.model_copy(update=changed)
 
 
+def searched(found: Reproduction) -> Reproduction:
+    search = Search(id_images=1, ood_images=1, choices={})
+    runs = tuple(run.model_copy(update={"best": run.best.model_copy(update={"search": search})}) for run in found.runs)
+    return found.model_copy(update={"runs": runs})
+
+
 @pytest.fixture
 def root(mixtures: Path, write_parquet: WriteParquet, tmp_path: Path) -> Path:
     """The layout of the benchmark with three classes and a few pictures."""
@@ -32,6 +39,7 @@ def root(mixtures: Path, write_parquet: WriteParquet, tmp_path: Path) -> Path:
         write_parquet(root / "cifar10" / f"{part}.parquet")
     write_parquet(root / "cifar10" / "test.parquet", openood_cifar10=["val", "test"] * 60)
     write_parquet(root / "cifar100" / "test.parquet", openood_cifar10=["test"] * 120)
+    write_parquet(root / "tiny-imagenet" / "validation.parquet", openood_cifar10=["val"] * 120)
     (root / "textures").symlink_to(mixtures)
     return root
 
@@ -46,6 +54,9 @@ def test_a_reproduction_of_toy_length_goes_on_where_it_was_and_writes_its_page(
     first = file.read_text()
     assert first.startswith("**Not at the paper's size: width 8, 1 epochs, 2 seeds")
     assert "textures 60 of 5,640" in first
+    assert "Hyper-parameters: chosen on OOD validation pictures" in first
+    assert "| score | near* | published | far* | published |" in first
+    assert re.search(r"^\| textures \(far\) \| 60 of 5,640 \| [\d.]+ ± [\d.]+ \| [\d.]+ ± [\d.]+ \| `\w+` [\d.]+ ± [\d.]+ \| 95.78 \|$", first, re.M)
     assert "mean over C - 1 instead of C | far, MSP" in first
     assert "head distances detached | not run" in first
     assert page(Reproduction.model_validate_json(file.with_suffix(".json").read_bytes())) == first
@@ -58,8 +69,13 @@ def test_a_reproduction_of_toy_length_goes_on_where_it_was_and_writes_its_page(
     assert capsys.readouterr().out.count("is complete") == 4
     assert file.read_text() == first
     assert len(json.loads(file.with_suffix(".json").read_text())["runs"]) == 4
-    monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, words[:-2]), "0", "--losses", "elogitnorm", "--gradient-scores"])
+    # Sets that have come since are evaluated, without another training.
+    (root / "svhn").symlink_to(root / "textures")
+    monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, words[:-2]), "0", "--losses", "elogitnorm", "--gradient-scores", "--no-search"])
     reproduce.main()
+    assert capsys.readouterr().out.count("is complete") == 1
+    assert "svhn 60 of 26,032" in file.read_text()
+    assert "Hyper-parameters: each score's defaults" in file.read_text()
     (again,) = Reproduction.model_validate_json(file.with_suffix(".json").read_bytes()).runs
     assert list(again.best.postprocessors) == [*REGISTRY, *EVALUATED_ONLY]
 
@@ -88,6 +104,7 @@ def test_the_runs_of_several_commands_come_onto_one_page(tmp_path: Path, monkeyp
         (numbers(1, epochs=9), "different epochs cannot be averaged: 8 and 9"),
         (numbers(1, code_version="2"), "different code cannot be averaged: 1 and 2"),
         (numbers(1, hardware="H200"), "different hardware cannot be averaged: 2 CPU cores and H200"),
+        (searched(numbers(1)), "different search cannot be averaged: False and True"),
         (numbers(0), "ce with seed 0 is there twice"),
     ],
 )
