@@ -22,14 +22,14 @@ LISTS = "benchmark_imglist"
 class Listed:
     """One set of a benchmark: OpenOOD's image list of it, and where else it may lie, both below the data folder.
 
-    expected: pictures of the list. resize: the shorter side to bring pictures to, where that is not the network's own.
+    expected: pictures of the list. whole: nothing is cut off its pictures.
     """
 
     name: str
     expected: int | None
     imglist: str | None
     elsewhere: str
-    resize: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def imagenet(name: str, folder: str, test: int, shifted: tuple[int, int, int], p
         shifted=(
             Listed("imagenet-v2", v2, f"{folder}/test_{prefix}_v2.txt", f"{name}-v2/test.parquet"),
             # These come at the network's size, and OpenOOD takes them as they are.
-            Listed("imagenet-c", corruptions, f"{folder}/test_{prefix}_c.txt", f"{name}-c/test.parquet", resize=224),
+            Listed("imagenet-c", corruptions, f"{folder}/test_{prefix}_c.txt", f"{name}-c/test.parquet", whole=True),
             Listed("imagenet-r", renditions, f"{folder}/test_{prefix}_r.txt", f"{name}-r/test.parquet"),
         ),
     )
@@ -141,7 +141,7 @@ def open_benchmark(name: str, root: Path) -> Targets:
             about[key] = OodSet(group=group, images=len(source or ()), expected=listed.expected)
     shifted = {listed.name: open_listed(listed, root, listed.name) for listed in benchmark.shifted}
     shifts = {listed.name: ShiftedSet(images=len(shifted[listed.name] or ()), expected=listed.expected) for listed in benchmark.shifted}
-    present = {key: source for key, source in shifted.items() if source is not None}
+    present = {key: check_classes(source, id_test, f"{key} under {root}") for key, source in shifted.items() if source is not None}
     if shifts and not present and name == "cifar10":
         print("cifar10-c-generated stands in for cifar10-c: the ID test pictures, corrupted by a generator of our own")
         present["cifar10-c-generated"] = corrupted(id_test)
@@ -152,7 +152,7 @@ def open_benchmark(name: str, root: Path) -> Targets:
 
 
 def open_listed(listed: Listed, root: Path, what: str) -> Source | None:
-    """The most complete of the places where a set may lie, or None. Says so where it is not complete."""
+    """Of the places where a set may lie one that has as many pictures as the list, else the most complete, or None. Says what is not as listed."""
     found: list[Source] = []
     reasons = []
     for where in ([f"{LISTS}/{listed.imglist}"] if listed.imglist else []) + [listed.elsewhere]:
@@ -165,12 +165,19 @@ def open_listed(listed: Listed, root: Path, what: str) -> Source | None:
             continue
         assert source is not None
         found.append(existing(source) if where.startswith(LISTS) else source)
-    best = max(found, key=len, default=None)
+
+    def misses(source: Source) -> tuple[bool, int]:
+        """More pictures than the list has are others, too: worse than too few."""
+        more = len(source) - (listed.expected or len(source))
+        return more > 0, abs(more)
+
+    best = min(filter(len, found), key=misses, default=None)
     images = 0 if best is None else len(best)
     if listed.expected not in (None, images) or (reasons and not images):
         note = f" ({'; '.join(reasons)})" if reasons else ""
-        print(f"{what} is {'partial' if images else 'absent'}: {images} of {listed.expected} pictures{note}")
-    return replace(best, resize=listed.resize) if best is not None and images else None
+        state = "absent" if not images else "partial" if images < (listed.expected or 0) else "larger than its list"
+        print(f"{what} is {state}: {images} of {listed.expected} pictures{note}")
+    return replace(best, whole=listed.whole) if best else None
 
 
 def existing(source: Source) -> Source:
@@ -210,6 +217,14 @@ def open_own(
 
 def open_shifted(name: str, where: str, id_test: Source) -> Source:
     source = open_source(where, "train")
-    if source is None or source.classes not in ((), id_test.classes):
-        raise TrainingError(f"the shifted set {name} at {where} needs the classes of the ID test set: {', '.join(id_test.classes)}")
+    if source is None:
+        raise TrainingError(f"the shifted set {name} at {where} has no pictures in folders of classes")
+    return check_classes(source, id_test, f"{name} at {where}")
+
+
+def check_classes(source: Source, id_test: Source, what: str) -> Source:
+    """A shifted set, whose labels must mean what those of the ID test set mean."""
+    if id_test.classes and source.classes != id_test.classes[: len(source.classes)]:
+        needed, there = (", ".join(classes[:10]) + ", …" * (len(classes) > 10) for classes in (id_test.classes, source.classes))
+        raise TrainingError(f"the shifted set {what} needs the classes of the ID test set: {needed}; it has {there}")
     return source

@@ -1,6 +1,7 @@
 """One pass of a network over a set of pictures, kept on disk: every score is then a matter of seconds."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from tqdm import tqdm
 from service.bundle.preprocess import InputSpec
 from training import checkpoint
 from training.checkpoint import Trained
+from training.config import TrainingError
 from training.data import load
 from training.devices import own_device
 from training.networks import Classifier
@@ -16,6 +18,8 @@ from training.postprocessors import Outputs
 from training.sources import Source
 
 BATCH = 128
+# Pictures by which a set is known again.
+SAMPLE = 100
 
 
 @torch.no_grad()
@@ -40,7 +44,9 @@ def extract(network: Classifier, source: Source, spec: InputSpec, what: str, ski
 
 
 class FeatureCache:
-    """Outputs of one run's best network, per set, in `<run>/features`. New weights or another set never meet old files."""
+    """Outputs of one run's best network, per set, in `<run>/features`. New weights or other pictures do not meet old files: labels are
+    compared, and a sample of pixels as the network sees them.
+    """
 
     def __init__(self, run: Path, trained: Trained) -> None:
         self.folder = run / "features"
@@ -50,7 +56,9 @@ class FeatureCache:
 
     def outputs(self, name: str, source: Source) -> Outputs:
         digest = hashlib.sha256(self.weights.encode() + source.labels.tobytes())
-        digest.update("\n".join([source.name(0), source.name(len(source) - 1)]).encode())
+        for row in range(0, len(source), max(1, len(source) // SAMPLE)):
+            with suppress(TrainingError):  # an unreadable one is told where all are read
+                digest.update(source.pixels(row, self.trained.recipe.input).tobytes())
         path = self.folder / f"{name.replace(' ', '-')}-{digest.hexdigest()[:16]}.pt"
         if path.exists():
             return Outputs(**checkpoint.read(path))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import COLOURS, blob, encode
-from training.benchmarks import BENCHMARKS, open_benchmark
+from training.benchmarks import BENCHMARKS, open_benchmark, open_listed
 from training.config import TrainingError
 
 WriteParquet = Callable[..., Path]
@@ -69,7 +69,7 @@ def write_openood(root: Path, name: str, most: int = 6) -> Path:
             path = f"{entry.name}/{entry.imglist.split('/')[1]}/{list(COLOURS)[label]}/{i}.png"  # type: ignore[union-attr]
             file = root / images / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encode(blob(list(COLOURS.values())[label], generator, entry.resize or 32)))
+            file.write_bytes(encode(blob(list(COLOURS.values())[label], generator, 224 if entry.whole else 32)))
             lines.append(f"{path} {label if labelled else -1}\n")
         imglist = root / "benchmark_imglist" / str(entry.imglist)
         imglist.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,52 @@ def test_imagenet_c_is_taken_at_its_own_size(tmp_path: Path) -> None:
     from PIL import Image
 
     assert np.array_equal(source.subset(np.array([2])).pixels(0, spec), np.asarray(Image.open(source.name(2))))
-    assert not np.array_equal(replace(source, resize=None).pixels(2, spec), np.asarray(Image.open(source.name(2))))
+    assert not np.array_equal(replace(source, whole=False).pixels(2, spec), np.asarray(Image.open(source.name(2))))
+
+
+def test_a_network_of_another_size_sees_all_of_imagenet_c(tmp_path: Path) -> None:
+    from training.config import Recipe
+
+    source = open_benchmark("imagenet200", write_openood(tmp_path, "imagenet200")).shifted["imagenet-c"]
+    spec = Recipe(data="set", network="resnet18_224x224", size=64).input
+    from PIL import Image
+
+    assert np.array_equal(source.pixels(2, spec), np.asarray(Image.open(source.name(2)).resize((64, 64), Image.Resampling.BILINEAR)))
+
+
+@pytest.mark.parametrize(
+    ("listed", "folder", "best", "said"),
+    [
+        (6, 9, "list", ""),
+        (4, 6, "folder", ""),
+        (4, 5, "folder", "svhn is partial: 5 of 6 pictures"),
+        (4, 9, "list", "svhn is partial: 4 of 6 pictures"),
+        (0, 9, "folder", "svhn is larger than its list: 9 of 6 pictures"),
+    ],
+)
+def test_a_set_is_taken_where_it_is_as_listed(
+    listed: int, folder: int, best: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_openood(tmp_path, "cifar10", 6)
+    entry = replace(next(entry for entry in BENCHMARKS["cifar10"].far if entry.name == "svhn"), expected=6)
+    for file in sorted((root / "images_classic/svhn").rglob("*.png"))[listed:]:
+        file.unlink()
+    (root / "svhn").mkdir()
+    for i in range(folder):
+        (root / "svhn" / f"{i}.png").write_bytes(encode(blob((255, 0, 0), np.random.default_rng(i), 32)))
+    source = open_listed(entry, root, "svhn")
+    assert source is not None
+    assert ("images_classic" in source.name(0)) == (best == "list")
+    assert capsys.readouterr().out.strip() == said
+
+
+def test_a_shifted_set_of_a_benchmark_needs_the_classes_of_the_id_test_set(tmp_path: Path) -> None:
+    root = write_openood(tmp_path, "imagenet200")
+    imglist = root / "benchmark_imglist/imagenet200/test_imagenet200_r.txt"
+    imglist.write_text(imglist.read_text().replace("/green/", "/grey/"))
+    (root / "images_largescale/imagenet-r/test_imagenet200_r.txt/green").rename(root / "images_largescale/imagenet-r/test_imagenet200_r.txt/grey")
+    with pytest.raises(TrainingError, match=r"imagenet-r under .* needs the classes of the ID test set: blue, green, red; it has blue, grey, red"):
+        open_benchmark("imagenet200", root)
 
 
 def test_absent_and_partial_sets_are_named_with_their_counts(
