@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PORT ?= 8000
+# MODEL=photos is the bundle that answers by default, where models/ holds several.
+MODEL ?=
 # GPU=1 installs onnxruntime-gpu with its CUDA libraries instead of onnxruntime.
 ifdef GPU
 SERVICE := service-gpu
@@ -18,7 +20,7 @@ TOOLS := nginx prometheus promtool kubectl
 .PHONY: serve test dev tools lint types imports reproduce requirements clean
 
 serve: $(SERVE)/.$(SERVICE)
-	$(SERVE)/bin/oodgate serve --port $(PORT)
+	$(SERVE)/bin/oodgate serve --port $(PORT)$(if $(MODEL), --model $(MODEL))
 
 # The service alone: no torch.
 $(SERVE)/.$(SERVICE): requirements/$(SERVICE).txt pyproject.toml
@@ -65,8 +67,8 @@ reproduce: dev
 
 # Pins the newest releases that pyproject.toml allows, for every Python and platform at once.
 requirements: dev
-	set -e; for target in "service --extra cpu" "service-gpu --extra gpu" "training --extra cpu --extra training" \
-	    "dev --extra cpu --extra training --extra dev"; do set -- $$target; name=$$1; shift; \
+	set -e; for target in "service --extra cpu --extra otel" "service-gpu --extra gpu --extra otel" \
+	    "training --extra cpu --extra training" "dev --extra cpu --extra training --extra dev"; do set -- $$target; name=$$1; shift; \
 	    $(DEV)/bin/uv pip compile pyproject.toml "$$@" --universal --python-version 3.11 --generate-hashes --no-annotate \
 	        --no-header --upgrade --quiet --output-file requirements/$$name.txt; done
 

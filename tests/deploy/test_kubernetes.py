@@ -1,3 +1,4 @@
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.admission import Admission
+from service.batcher import COMPANY
 from service.settings import Settings
 from tests.deploy.tools import DEPLOY, ROOT, documents, run, run_module
 
@@ -74,6 +77,56 @@ def test_all_that_selects_pods_selects_those_of_the_deployment() -> None:
     selectors = [deployment["selector"]["matchLabels"], found("cpu", "Service")["spec"]["selector"]]
     selectors.append(found("cpu", "PodDisruptionBudget")["spec"]["selector"]["matchLabels"])
     assert selectors == [labels] * 3
+
+
+def test_lasting_overload_reaches_the_queue_at_which_the_autoscaler_adds_pods() -> None:
+    """The autoscaler takes up to 10 % above its target for the target itself."""
+    [metric] = [metric["pods"] for metric in found("cpu", "HorizontalPodAutoscaler")["spec"]["metrics"] if metric["type"] == "Pods"]
+    assert metric["metric"]["name"] == "oodgate_queue_images"
+    batch, queue = (Settings.model_fields[name].default for name in ("max_batch_size", "max_queue_size"))
+    for workers in range(1, 65):
+        assert 1.2 * int(metric["target"]["averageValue"]) < Admission(batch, queue, workers * COMPANY).most_in_overload, workers
+
+
+def test_the_pod_monitor_scrapes_every_replica_as_the_job_that_the_alert_rules_know() -> None:
+    monitor, template = found("monitoring", "PodMonitor"), found("cpu", "Deployment")["spec"]["template"]
+    labels, [container] = template["metadata"]["labels"], template["spec"]["containers"]
+    assert monitor["metadata"]["namespace"] == found("cpu", "Deployment")["metadata"]["namespace"]
+    assert monitor["spec"]["selector"]["matchLabels"] == labels
+    assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == [port["name"] for port in container["ports"]]
+    assert f'up{{job="{labels[monitor["spec"]["jobLabel"]]}"}}' in (DEPLOY / "prometheus" / "rules.yml").read_text()
+
+
+def test_the_readme_s_command_makes_a_rule_of_the_alert_rules() -> None:
+    [command] = re.findall(r"^\(cat <<.*?\)(?= \| kubectl apply --filename -$)", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    rule = yaml.safe_load(run("bash", "-c", f"cd {ROOT} && {command}"))
+    assert (rule["kind"], rule["metadata"]["namespace"]) == ("PrometheusRule", "oodgate")
+    assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "kserve"])
+def test_everything_lies_in_a_namespace_that_comes_with_it(name: str) -> None:
+    namespace = found(name, "Namespace")["metadata"]["name"]
+    others = [document for document in documents(built(name)) if document["kind"] != "Namespace"]
+    assert {document["metadata"]["namespace"] for document in others} == {namespace}
+
+
+def test_kserve_s_pods_are_scraped_where_the_runtime_answers() -> None:
+    annotations = found("kserve", "InferenceService")["metadata"]["annotations"]
+    assert annotations["serving.kserve.io/enable-prometheus-scraping"] == "true"
+    spec = found("kserve", "ServingRuntime")["spec"]
+    assert spec["annotations"]["prometheus.kserve.io/port"] == str(spec["containers"][0]["ports"][0]["containerPort"])
+
+
+def test_a_rollout_needs_no_gpu_to_spare() -> None:
+    assert found("gpu", "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_a_pod_goes_to_nodes_that_are_kept_for_gpus_and_asks_for_memory_to_match() -> None:
+    pod = found("gpu", "Deployment")["spec"]["template"]["spec"]
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    memory = {kind: amount["memory"] for kind, amount in pod["containers"][0]["resources"].items()}
+    assert memory == {"requests": "4Gi", "limits": "8Gi"}
 
 
 def test_the_gpu_overlay_takes_the_gpu_image_and_a_gpu() -> None:
