@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.page import essentials
 from benchmarks.reproduction import Reproduction
+from service.bundle.decision import marginal_rank, pac_rank
 from service.bundle.evaluation import Evaluation
 from service.errors import HEAD_TOO_LARGE, INTERNAL, MALFORMED_REQUEST, ROUTING, TABLE
 from service.metrics import Metrics
@@ -56,6 +57,13 @@ def results() -> str:
     """Baseline against ours, as `benchmarks/side_by_side.py` prints it."""
     command = [sys.executable, "benchmarks/side_by_side.py", str(RESULTS / "cifar10-airbench-ce.json"), str(BUNDLE / "evaluation.json")]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def calibration() -> str:
+    """What share of good pictures each guarantee rejects on average."""
+    ranks = [(n, pac_rank(n, 0.05, 0.05), marginal_rank(n, 0.05)) for n in (60, 90, 300, 1000, 5000)]
+    rows = [(f"{n:,}", f"{pac / (n + 1):.1%} (k = {pac})", f"{marginal / (n + 1):.1%} (k = {marginal})") for n, pac, marginal in ranks]
+    return table("calibration pictures n | good pictures rejected on average, `pac` | `marginal`", rows)
 
 
 def promise() -> str:
@@ -295,6 +303,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "errors": errors,
     "metrics": metrics,
     "results": results,
+    "calibration": calibration,
     "promise": promise,
     "gate": gate,
     "scoring": scoring,

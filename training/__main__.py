@@ -21,7 +21,7 @@ HELP = {
     "validation": "pictures that choose the checkpoint, e.g. 'test.parquet#split=val'; default: the data's own, else a share",
     "loss": "ce, logitnorm (tau 0.04) or elogitnorm",
     "network": "resnet18_32x32, airbench_32x32 (learns in few epochs), or torchvision's at 224",
-    "width": "channels of the first stage of the networks at 32 pixels, at least 8",
+    "width": "channels of the first stage of the networks at 32 pixels, at least 8, for airbench_32x32 at least 24",
     "size": "side of the network's input in pixels; default 32 or 224, as the network's name says",
     "pretrained": "start from torchvision's ImageNet weights",
     "initial": "run whose network to go on from, instead of random weights: fine-tuning",
@@ -67,10 +67,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
+    recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)})
     from training.processes import Stopped
     from training.train import train
 
-    recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)})
     run = arguments.out or default_run_folder(recipe)
     try:
         best = train(recipe, run, arguments.resume)
@@ -103,8 +103,13 @@ def open_targets(arguments: argparse.Namespace, recipe: Recipe) -> "Targets":
         return open_benchmark(arguments.benchmark, arguments.root)
     parts = open_parts(recipe)
     near, far, shifted = named_places(arguments.near), named_places(arguments.far), named_places(arguments.shifted)
-    test, name = (parts.test, f"the test part of {recipe.data}") if parts.test else (parts.validation, f"the validation part of {recipe.data}")
-    return open_own(test, name, arguments.ood_validation, near, far, shifted)
+    if parts.test:
+        return open_own(parts.test, f"the test part of {recipe.data}", arguments.ood_validation, near, far, shifted)
+    print(
+        f"NO TEST PICTURES: measured on the {len(parts.validation)} validation pictures, which chose the checkpoint and fitted the scores, "
+        "so unseen ones will do worse; a test/ folder beside train/ is measured instead"
+    )
+    return open_own(parts.validation, f"the validation part of {recipe.data}", arguments.ood_validation, near, far, shifted)
 
 
 def run_search(arguments: argparse.Namespace, trained: "Trained", targets: "Targets", keys: Sequence[str]) -> "Search | None":
@@ -131,6 +136,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     evaluation = evaluate(arguments.run_folder, trained, targets, asked, found)
     print_evaluation(evaluation)
     path = arguments.json or arguments.run_folder / "evaluation.json"
+    if not targets.sources:
+        print(f"there is no OOD set (--near or --far NAME=PLACE, or --benchmark), so no score is measured and {path} is not written")
+        return
     path.write_text(evaluation.model_dump_json(indent=1) + "\n")
     print(f"written to {path}")
 

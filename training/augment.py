@@ -1,15 +1,12 @@
 """Augmentation of whole batches, on whatever device they are on. Pictures stay uint8 (N, H, W, 3)."""
 
-from typing import Literal
-
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from training.choices import Augmentation
 from training.devices import move
 from training.randaugment import randaugment
-
-Augmentation = Literal["crop-flip", "resized-crop-flip", "none"]
 
 
 def flip(images: Tensor, generator: Generator) -> Tensor:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from service.bundle.preprocess import InputSpec
-from training.augment import Augmentation
-from training.networks import NetworkName
-from training.randaugment import HIGHEST
+from training.choices import HIGHEST, Augmentation, NetworkName
 
 LossName = Literal["ce", "logitnorm", "elogitnorm"]
 Precision = Literal["auto", "bf16", "fp32"]

@@ -19,6 +19,9 @@ from training.config import TrainingError
 from training.devices import fits, move
 from training.sources import Source
 
+CURE = "`train --skip-unreadable` leaves such pictures out"
+NAMED = 5  # unreadable pictures in one message
+
 
 class Pictures:
     """Decoded pictures of one set: `take(rows)` gives uint8 (N, H, W, 3); `labels` is int64 (N,)."""
@@ -45,7 +48,10 @@ class Pictures:
         if self.tensor is not None:
             return move(self.tensor[move(rows, self.tensor.device)], self.device)
         assert self.pool is not None
-        pixels = np.stack(list(self.pool.map(lambda i: self.source.pixels(i, self.spec), rows.tolist())))
+        try:
+            pixels = np.stack(list(self.pool.map(lambda i: self.source.pixels(i, self.spec), rows.tolist())))
+        except TrainingError as exc:
+            raise TrainingError(f"{exc}; {CURE}") from None
         return move(torch.from_numpy(pixels), self.device)
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,22 +86,21 @@ def free_bytes() -> int:
 def load(source: Source, spec: InputSpec, what: str, skip_unreadable: bool = False, fraction: float = 0.5) -> Pictures:
     """Decodes a source, into memory if it takes at most `fraction` of what is free to this process, else on demand.
 
-    An unreadable picture stops with its name, or is left out and counted with `skip_unreadable`.
+    Unreadable pictures are left out and counted with `skip_unreadable`. Without it they are counted and the first ones named in
+    one TrainingError; on demand the first that is met stops.
     """
     needed = len(source) * spec.crop * spec.crop * 3
     fits = needed * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= fraction * free_bytes()
     if not fits and not skip_unreadable:
         return Pictures(source, spec, None)
     array = np.empty((len(source), spec.crop, spec.crop, 3), np.uint8) if fits else None
-    unreadable: list[int] = []
+    unreadable: dict[int, TrainingError] = {}
 
     def fill(row: int) -> None:
         try:
             pixels = source.pixels(row, spec)
-        except TrainingError:
-            if not skip_unreadable:
-                raise
-            unreadable.append(row)
+        except TrainingError as exc:
+            unreadable[row] = exc
         else:
             if array is not None:
                 array[row] = pixels
@@ -109,8 +114,11 @@ def load(source: Source, spec: InputSpec, what: str, skip_unreadable: bool = Fal
             raise
     if not unreadable:
         return Pictures(source, spec, array)
+    if not skip_unreadable:
+        named = "; ".join(str(unreadable[row]) for row in sorted(unreadable)[:NAMED]) + ("; ..." if len(unreadable) > NAMED else "")
+        raise TrainingError(f"{what}: {len(unreadable)} of {len(source)} cannot be read ({CURE}): {named}")
     print(f"{what}: {len(unreadable)} of {len(source)} pictures could not be read and are left out")
-    kept = np.setdiff1d(np.arange(len(source)), unreadable)
+    kept = np.setdiff1d(np.arange(len(source)), list(unreadable))
     if len(kept) == 0:
         raise TrainingError(f"{what}: not one of {len(source)} pictures can be read")
     return Pictures(source.subset(kept), spec, None if array is None else array[kept])

@@ -1,5 +1,6 @@
 """Writes a bundle: one graph, calibrated and evaluated by running that very graph in onnxruntime. The manifest comes last."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.bundle.calibration import CalibrationInfo
-from service.bundle.decision import images_needed
+from service.bundle.decision import TooFewCalibrationImages, images_needed, open_gate
 from service.bundle.evaluation import Evaluation, Search
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -102,7 +103,9 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
     )
     hashes = {name: sha256(data) for name, data in files.items()}
     manifest = Manifest(**manifest_base, calibration=info, sha256=hashes, hyperparameters=choices(found))
+    said = promise(calibration, list(fitted.postprocessors), asked)
     write(folder, files, manifest)
+    print(said)
     return folder
 
 
@@ -112,7 +115,10 @@ def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:
         if key in EVALUATED_ONLY:
             raise TrainingError(f"{key} needs the gradient with respect to the picture, which no exported graph computes: it can only be evaluated")
     if asked.default_postprocessor not in asked.postprocessors:
-        raise TrainingError(f"the default post-processor {asked.default_postprocessor!r} is not among {', '.join(asked.postprocessors)}")
+        raise TrainingError(
+            f"the default post-processor {asked.default_postprocessor!r} is not among {', '.join(asked.postprocessors)}; "
+            "choose one of them with --default-postprocessor"
+        )
     version = asked.version or max(find_versions(asked.models_dir).get(asked.name, {0: None})) + 1
     folder = asked.models_dir / asked.name / str(version)
     if folder.exists():
@@ -205,6 +211,26 @@ def evaluate_graph(
         table[key] = table[key].model_copy(update={"operating_points": points})
     spectrum = full_spectrum(targets, inside, shifted, outside)
     return conclude(targets, inside.labels, inside.probabilities, raw, table, spectrum, found)
+
+
+def promise(calibration: Array, keys: Sequence[str], asked: Export) -> str:
+    """What the new bundle's thresholds promise and on how many pictures they rest. calibration: (P, n), rows sorted, keys their scores."""
+    n = calibration.shape[1]
+    try:
+        gates = {key: open_gate(row, asked.alpha, "pac", asked.delta) for key, row in zip(keys, calibration, strict=True)}
+    except TooFewCalibrationImages as exc:
+        raise TrainingError(str(exc)) from None
+    default = asked.default_postprocessor
+    others = [key for key in keys if key != default]
+    expected, least = gates[default].expected_false_reject_ratio, math.ceil(1e5 * (1 - asked.delta ** (1 / n))) / 1e5
+    return "\n".join(
+        [
+            f"{default} decides" + (f"; --default-postprocessor lets another do so: {' '.join(others)}" if others else ""),
+            "thresholds: " + "  ".join(f"{key} {gate.threshold:.4g}" for key, gate in gates.items()),
+            f"alpha {asked.alpha:g}: with {1 - asked.delta:.0%} confidence at most {asked.alpha:.4g} of such pictures are rejected, "
+            f"{expected:.4g} are expected; n = {n}, which allows no alpha below {least:g}",
+        ]
+    )
 
 
 def write(folder: Path, files: dict[str, bytes], manifest: Manifest) -> None:

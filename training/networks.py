@@ -4,13 +4,13 @@ Each network is a `Classifier`: a backbone that gives features (N, D) and a line
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NetworkName = Literal["resnet18_32x32", "airbench_32x32", "resnet18_224x224", "resnet50_224x224"]
+from training.choices import NetworkName
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

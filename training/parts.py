@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import Recipe, TrainingError
+from training.config import LossName, Recipe, TrainingError
 from training.sources import Source, open_source
 
 
@@ -77,6 +77,15 @@ def check_classes(source: Source, where: str) -> None:
     empty = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
     if len(empty):
         raise TrainingError(f"class {source.classes[empty[0]]!r} has no picture in {where}")
+
+
+def check_loss(loss: LossName, classes: int) -> None:
+    """Refuses ELogitNorm for two classes: D(z) is the one gap over a constant, so f / D(z) knows its sign alone and nothing is learnt."""
+    if loss == "elogitnorm" and classes == 2:
+        raise TrainingError(
+            "elogitnorm cannot learn 2 classes, it needs at least 3: it divides the gap between the two logits by itself, "
+            "so every picture gets the same probability; train with --loss ce or --loss logitnorm"
+        )
 
 
 def hold_out(labels: NDArray[np.int64], share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-HIGHEST = 30
+from training.choices import HIGHEST
+
 Operation = Callable[[Tensor, float, int], Tensor]
 
 

@@ -62,23 +62,24 @@ def choose(key: str, sweep: Mapping[str, Sequence[Any]], measure: Callable[[str,
 
     measure: a score's key and hyper-parameters to its values on ID and on OOD validation pictures.
     """
-    best, best_auroc, tried, left_out = None, -1.0, 0, 0
+    best, best_auroc, tried = None, -1.0, 0
+    reasons: list[str] = []
     for hyperparameters in combinations(sweep):
         try:
             inside, outside = measure(key, hyperparameters)
         except (ValueError, RuntimeError) as exc:  # a dimension beyond the features', more neighbours than there are
-            left_out, reason = left_out + 1, str(exc)
+            reasons.append(str(exc))
             continue
         if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
-            left_out, reason = left_out + 1, "its values are not finite"
+            reasons.append("its values are not finite")
             continue
         tried += 1
         auroc = separation(inside, outside).auroc
         if auroc > best_auroc:
             best, best_auroc = hyperparameters, auroc
     if best is None:
-        print(f"{key} keeps its defaults: not one of {left_out} combinations can be used: {reason}")
+        print(f"{key} keeps its defaults: not one of {len(reasons)} combinations can be used: {'; '.join(dict.fromkeys(reasons))}")
         return None
     values = ", ".join(f"{name} {value}" for name, value in best.items())
-    print(f"{key}: {values} (AUROC {best_auroc:.4f}, best of {tried}{f', {left_out} left out' if left_out else ''})")
-    return Choice(hyperparameters=best, auroc=best_auroc, tried=tried, left_out=left_out)
+    print(f"{key}: {values} (AUROC {best_auroc:.4f}, best of {tried}{f', {len(reasons)} left out' if reasons else ''})")
+    return Choice(hyperparameters=best, auroc=best_auroc, tried=tried, left_out=len(reasons))

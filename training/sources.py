@@ -25,14 +25,14 @@ NO_LABEL = -1
 class Source:
     """Pictures not yet decoded: labels (N,), a name for each in messages, and how to read one.
 
-    resize: the shorter side to bring them to, where that is not the network's own.
+    whole: they come as the network wants them, so nothing is cut off: the shorter side is brought to the size of the crop.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     name: Callable[[int], str]
     read: Callable[[int], bytes | Image.Image]
-    resize: int | None = None
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,8 +42,8 @@ class Source:
 
     def pixels(self, row: int, spec: InputSpec) -> Pixels:
         """One decoded picture. TrainingError names it if it cannot be read."""
-        if self.resize is not None:
-            spec = spec.model_copy(update={"resize": self.resize})
+        if self.whole:
+            spec = spec.model_copy(update={"resize": spec.crop})
         try:
             picture = self.read(row)
             return decode(picture, spec) if isinstance(picture, bytes) else to_pixels(picture, spec)

@@ -38,14 +38,14 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def print_separations(
     console: Console, evaluation: Evaluation, postprocessors: Mapping[str, PostprocessorEvaluation], title: str, stars: frozenset[str]
 ) -> None:
-    every = list(postprocessors)
+    every = list(postprocessors) if evaluation.ood_sets else []
     for keys in (every[i : i + COLUMNS] for i in range(0, len(every), COLUMNS)):
         console.print(separations(evaluation, {key: postprocessors[key] for key in keys}, title, stars))
 
 
 def separations(evaluation: Evaluation, postprocessors: Mapping[str, PostprocessorEvaluation], title: str, stars: frozenset[str]) -> Table:
     """One row a set, three a group; stars: names of the sets and groups that are incomplete."""
-    table = Table(title=title, caption="* a partial set, or a mean that lacks pictures of the benchmark", box=SIMPLE_HEAD)
+    table = Table(title=title, caption="* a partial set, or a mean that lacks pictures of the benchmark" if stars else None, box=SIMPLE_HEAD)
     table.add_column("OOD set")
     for key in postprocessors:
         table.add_column(key, justify="right")

@@ -24,7 +24,7 @@ from training.data import channel_statistics, load
 from training.devices import computes_bf16, own_device
 from training.losses import LOSSES, Loss
 from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
-from training.parts import check_classes, open_parts
+from training.parts import check_classes, check_loss, open_parts
 from training.processes import Stopped, one_goes_ahead, process_group, signals, stop_reading, world_size
 from training.regmixup import make_batch
 from training.scalars import Scalars
@@ -43,6 +43,7 @@ class Trainer:
         with one_goes_ahead(self.local_rank):
             parts = open_parts(recipe)
         self.classes = parts.train.classes
+        check_loss(recipe.loss, len(self.classes))
         self.train_set = load(parts.train, recipe.training_input, "training pictures", recipe.skip_unreadable)
         self.validation_set = load(parts.validation, recipe.input, "validation pictures", recipe.skip_unreadable)
         check_classes(self.train_set.source, f"the readable training pictures of {recipe.data}")
@@ -93,7 +94,7 @@ class Trainer:
         except (OSError, RuntimeError) as exc:  # torch reports a broken download as RuntimeError
             if not pretrained:
                 raise
-            raise TrainingError(f"ImageNet weights for {self.recipe.network} cannot be had: {exc}") from None
+            raise TrainingError(f"ImageNet weights for {self.recipe.network} cannot be had: {exc}; --no-pretrained starts from random ones") from None
 
     @property
     def steps(self) -> int:
@@ -150,15 +151,8 @@ class Trainer:
         self.network.train()
         label = f"epoch {self.epoch + 1}/{recipe.epochs}"
         together = batch * self.world
-        bar = tqdm(
-            total=self.steps * together,
-            initial=self.step * together,
-            desc=label,
-            unit=" images",
-            disable=self.rank > 0 or None,
-            leave=False,
-        )
-        with bar:
+        done, hidden = self.step * together, self.rank > 0 or None
+        with tqdm(total=self.steps * together, initial=done, desc=label, unit=" images", disable=hidden, leave=False) as bar:
             for images, labels in self.train_set.batches(mine):
                 self.tally.add(*self.train_step(images, labels))
                 self.step += 1

@@ -333,8 +333,19 @@ def test_an_unreadable_picture_is_named_with_its_path(write_folder: WriteFolder,
     root = write_folder(tmp_path / "set", blue=3, red=3)
     broken = root / "red" / "001.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(TrainingError, match=f"{broken} cannot be read"):
+    with pytest.raises(TrainingError, match=f"{broken} cannot be read") as refused:
         list(load(opened(root), SPEC, "pictures", fraction=fraction).batches(torch.arange(6).split(2)))
+    assert "`train --skip-unreadable` leaves such pictures out" in str(refused.value)
+
+
+def test_all_unreadable_pictures_are_counted_and_the_first_ones_named_at_once(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", blue=8, red=3)
+    broken = [*sorted((root / "blue").iterdir())[:6], root / "red" / "002.png"]
+    for file in broken:
+        file.write_bytes(b"no picture")
+    with pytest.raises(TrainingError, match=r"training pictures: 7 of 11 cannot be read") as refused:
+        load(opened(root), SPEC, "training pictures")
+    assert [file for file in broken if str(file) in str(refused.value)] == broken[:5]
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.0])

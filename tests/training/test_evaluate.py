@@ -43,6 +43,14 @@ def test_the_cache_answers_without_the_network_and_not_for_other_weights(trained
     assert not torch.equal(first.logits, other.logits)
 
 
+def test_the_cache_does_not_answer_for_other_pictures_of_the_same_names(trained_run: Path, tmp_path: Path) -> None:
+    trained = load_trained(trained_run)
+    source = open_parts(trained.recipe).validation
+    first = FeatureCache(tmp_path, trained).outputs("validation", source)
+    other = FeatureCache(tmp_path, trained).outputs("validation", replace(source, read=lambda row: source.read(len(source) - 1 - row)))
+    torch.testing.assert_close(other.features, first.features.flip(0))
+
+
 def test_features_come_with_logits_of_the_head_and_the_labels(trained_run: Path) -> None:
     trained = load_trained(trained_run)
     source = open_parts(trained.recipe).validation
@@ -101,6 +109,25 @@ def test_the_command_prints_the_table_and_writes_it(trained_run: Path, mixtures:
     main(["evaluate", str(trained_run), "--far", f"mixtures={mixtures}", "--postprocessors", "msp,odin", "knn", "--json", str(file)])
     assert "mixtures (far)" in capsys.readouterr().out
     assert list(json.loads(file.read_text())["postprocessors"]) == ["msp", "odin", "knn"]
+
+
+def test_without_test_pictures_it_is_said_that_the_validation_pictures_are_measured(
+    trained_run: Path, mixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["evaluate", str(trained_run), "--far", f"mixtures={mixtures}", "--postprocessors", "msp", "--json", str(tmp_path / "table.json")])
+    expected = len(open_parts(load_trained(trained_run).recipe).validation)
+    assert f"measured on the {expected} validation pictures, which chose the checkpoint and fitted the scores" in capsys.readouterr().out
+
+
+def test_without_an_ood_set_an_earlier_evaluation_is_not_written_over(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "table.json"
+    file.write_text("of yesterday")
+    main(["evaluate", str(trained_run), "--postprocessors", "msp", "--json", str(file)])
+    said = capsys.readouterr().out
+    assert "accuracy" in said
+    assert f"there is no OOD set (--near or --far NAME=PLACE, or --benchmark), so no score is measured and {file} is not written" in said
+    assert "AUROC" not in said
+    assert file.read_text() == "of yesterday"
 
 
 def test_a_place_without_a_name_is_refused_in_one_sentence(trained_run: Path, mixtures: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.bundle.decision import images_needed, open_gate
 from service.bundle.manifest import MANIFEST, find_versions, load_bundle
 from service.runtime import Runtime
 from training.benchmarks import Targets
@@ -12,6 +13,7 @@ from training.config import TrainingError
 from training.data import load
 from training.export import Export, export
 from training.halves import round_weights
+from training.metrics import separation
 from training.parts import open_parts
 from training.postprocessors import EXPORTED
 from training.release import ReleaseRefused, check_parity, check_scores, shuffled_patches
@@ -59,6 +61,19 @@ def test_a_version_is_never_overwritten_and_the_next_is_one_more(bundle_folder: 
     assert list(find_versions(models)["blobs"]) == [1, 2]
 
 
+def test_an_export_says_which_score_decides_and_what_its_threshold_promises(
+    trained_run: Path, targets: Targets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = load_bundle(export(trained_run, load_trained(trained_run), targets, Export("blobs", tmp_path, postprocessors=("msp", "mls"))))
+    said = capsys.readouterr().out
+    assert "msp decides; --default-postprocessor lets another do so: mls\n" in said
+    gates = [open_gate(row, 0.05, "pac", 0.05) for row in bundle.calibration.scores]
+    assert f"thresholds: msp {gates[0].threshold:.4g}  mls {gates[1].threshold:.4g}\n" in said
+    assert "alpha 0.05: with 95% confidence at most 0.05 of such pictures are rejected, 0.01639 are expected; n = 60" in said
+    assert "which allows no alpha below 0.04871" in said
+    assert images_needed(0.04871, "pac", 0.05) == 60 < images_needed(0.0487, "pac", 0.05)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -86,6 +101,33 @@ def test_a_score_that_takes_id_for_the_stranger_is_refused_by_name() -> None:
 def test_a_score_that_is_no_number_is_refused_by_name() -> None:
     with pytest.raises(ReleaseRefused, match="knn gives values that are not finite"):
         check_scores({"knn": np.array([0.0, 1.0])}, {"knn": np.array([np.nan, 2.0])})
+
+
+def test_a_score_that_tells_nothing_apart_is_refused_by_name() -> None:
+    with pytest.raises(ReleaseRefused, match="boundary gives every picture the same value"):
+        check_scores({"boundary": np.ones(3)}, {"boundary": np.ones(4)})
+
+
+def test_all_scores_that_fail_are_named_at_once_with_the_pictures_and_those_that_pass_to_paste() -> None:
+    few, many = np.arange(3.0), np.arange(10.0, 14.0)
+    inside = {"msp": few, "vim": many[:3], "ebo": few, "knn": few, "mds": many[:3]}
+    outside = {"msp": many, "vim": np.arange(4.0), "ebo": many, "knn": np.full(4, np.nan), "mds": np.arange(4.0)}
+    with pytest.raises(ReleaseRefused) as refused:
+        check_scores(inside, outside)
+    sentence = str(refused.value)
+    assert sentence.startswith("3 of 5 scores are refused on 3 ID and 4 OOD validation pictures: ")
+    assert all(f"{key} {what}" in sentence for key, what in {"vim": "has AUROC 0.000", "mds": "has AUROC 0.000", "knn": "gives values"}.items())
+    assert "--ood-validation" in sentence
+    assert sentence.endswith("--postprocessors msp,ebo")
+
+
+def test_an_auroc_below_one_half_by_less_than_chance_stops_no_export() -> None:
+    scores = np.random.default_rng(0).standard_normal(200)
+    inside, outside = scores[:100], scores[100:]
+    shift = next(step for step in np.linspace(-1, 1, 400) if 0.47 < separation(inside, outside + step).auroc < 0.499)
+    assert check_scores({"ebo": inside}, {"ebo": outside + shift})["ebo"] < 0.5
+    with pytest.raises(ReleaseRefused, match=r"ebo has AUROC 0\.\d+, at least 0\.459 is needed"):
+        check_scores({"ebo": inside}, {"ebo": outside + shift - 0.3})
 
 
 def test_a_graph_that_differs_from_torch_is_refused_by_name() -> None:

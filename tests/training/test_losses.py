@@ -3,6 +3,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from training.boundary import scaled_logits, weight_distances
 from training.losses import LOSSES, cross_entropy, elogitnorm, logitnorm
 
 
@@ -128,3 +129,19 @@ def test_logitnorm_divides_by_004_times_the_norm() -> None:
     logits = random(8, 7)
     expected = functional.cross_entropy(logits / (0.04 * logits.norm(dim=1, keepdim=True)), LABELS)
     torch.testing.assert_close(logitnorm(logits, head_of(7, 16), LABELS), expected)
+
+
+def test_elogitnorm_of_two_classes_has_no_gradient_in_the_features_which_is_why_it_is_refused() -> None:
+    features, head = random(8, 16).requires_grad_(), head_of(2, 16)
+    elogitnorm(head(features), head, LABELS % 2).backward()
+    assert features.grad is not None
+    assert features.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("classes", [3, 5, 10])
+def test_probabilities_of_elogitnorm_are_bounded_by_how_far_apart_the_rows_of_the_head_lie(classes: int) -> None:
+    head = head_of(classes, 16)
+    distances = weight_distances(head.weight.detach())
+    bound = 1 / (1 + (classes - 1) * torch.exp(-classes / (classes - 1) * distances.max()))
+    probabilities = scaled_logits(head(1000 * random(5000, 16)), distances).softmax(dim=1)
+    assert probabilities.max() <= bound

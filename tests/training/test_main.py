@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,13 @@ def test_a_word_that_is_not_allowed_is_a_usage_error(words: list[str], capsys: p
         build_parser().parse_args(["train", "--data", "set", *words])
     assert ended.value.code == 2
     assert words[0] in capsys.readouterr().err
+
+
+def test_a_value_that_is_not_allowed_is_told_without_waiting_for_torch() -> None:
+    words = ["train", "--data", "set", "--network", "airbench_32x32", "--width", "16"]
+    code = f"import sys; sys.modules['torch'] = None; from training.__main__ import main; main({words})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stderr == "oodgate-training: width is 16, allowed is at least 24 for airbench_32x32\n"
 
 
 def test_help_explains_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:

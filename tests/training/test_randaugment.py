@@ -4,7 +4,8 @@ from torch import Generator, Tensor
 from torchvision.transforms import v2
 
 from training.augment import augment
-from training.randaugment import HIGHEST, OPERATIONS, randaugment
+from training.choices import HIGHEST
+from training.randaugment import OPERATIONS, randaugment
 
 TORCHVISIONS = {
     "identity": "Identity",

@@ -87,6 +87,9 @@ def test_combinations_that_cannot_be_used_are_left_out_and_counted(
     monkeypatch.setattr(Toy, "sweep", {"good": (-1.0, -2.0)})
     assert run_search(trained_run, targets, "toy").choices == {}
     assert "toy keeps its defaults: not one of 2 combinations can be used: good is negative" in capsys.readouterr().out
+    monkeypatch.setattr(Toy, "sweep", {"good": (-1.0, -2.0, 5.0)})
+    assert run_search(trained_run, targets, "toy").choices == {}
+    assert "not one of 3 combinations can be used: good is negative; its values are not finite" in capsys.readouterr().out
 
 
 def test_a_search_without_ood_validation_pictures_is_refused(trained_run: Path, targets: Targets) -> None:

@@ -13,8 +13,14 @@ def test_the_table_marks_partial_sets_and_incomplete_means(bundle_folder: Path, 
     print_evaluation(evaluation.model_copy(update={"ood_sets": short}))
     said = capsys.readouterr().out
     assert "mixtures* (far)" in said
+    assert "* a partial set" in said
     assert "far* mean" in said
     assert "near mean" in said
+
+
+def test_stars_are_explained_only_where_one_stands(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_evaluation(load_bundle(bundle_folder).evaluation)
+    assert "*" not in capsys.readouterr().out
 
 
 def test_a_partial_id_set_marks_every_mean(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

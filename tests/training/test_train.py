@@ -244,9 +244,9 @@ def test_pretrained_weights_that_cannot_be_had_are_one_sentence(
     write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    root = write_folder(tmp_path / "set", blue=5, red=5)
+    root = write_folder(tmp_path / "set", blue=5, green=5, red=5)
     argv = ["train", "--data", str(root), "--network", "resnet18_224x224", "--pretrained", "--batch-size", "2", "--out", str(tmp_path / "run")]
-    assert "ImageNet weights for resnet18_224x224 cannot be had" in refused(argv)
+    assert re.search("ImageNet weights for resnet18_224x224 cannot be had: .*; --no-pretrained starts from random ones", refused(argv))
     assert not (tmp_path / "run").exists()
 
 
@@ -257,7 +257,7 @@ def test_a_run_from_pretrained_weights_resumes_without_them(
     file = tmp_path / "torch" / "hub" / "checkpoints" / Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
     file.parent.mkdir(parents=True)
     torch.save(models.resnet18(weights=None).state_dict(), file)
-    root = write_folder(tmp_path / "set", blue=5, red=5)
+    root = write_folder(tmp_path / "set", blue=5, green=5, red=5)
     recipe = Recipe(data=str(root), network="resnet18_224x224", pretrained=True, epochs=1, batch_size=2, lr=1e-3)
     trainer = StopsItself(recipe, tmp_path / "run")
     trainer.at = (0, 1)
@@ -427,7 +427,7 @@ def test_a_run_folder_that_turns_out_not_to_be_one_is_one_sentence(recipe: Recip
 
 
 def test_data_that_cannot_be_learnt_leaves_no_run_folder(write_folder: WriteFolder, tmp_path: Path) -> None:
-    broken = write_folder(tmp_path / "broken", blue=20, red=20)
+    broken = write_folder(tmp_path / "broken", blue=20, green=20, red=20)
     (broken / "red" / "000.png").write_bytes(b"no picture")
     one = write_folder(tmp_path / "one", blue=20)
     for data, sentence in (("no/such/set", "no torchvision set"), (str(one), "at least 2"), (str(broken), "000.png cannot be read")):
@@ -435,11 +435,21 @@ def test_data_that_cannot_be_learnt_leaves_no_run_folder(write_folder: WriteFold
         assert not (tmp_path / "run").exists()
 
 
+def test_elogitnorm_is_refused_for_two_classes_before_a_picture_is_read(recipe: Recipe, write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", blue=20, red=20)
+    for file in root.rglob("*.png"):
+        file.write_bytes(b"no picture")
+    sentence = refused(arguments(replace(recipe, data=str(root)), tmp_path / "run"))
+    assert "elogitnorm cannot learn 2 classes" in sentence
+    assert "--loss ce" in sentence
+    assert not (tmp_path / "run").exists()
+
+
 def test_unreadable_pictures_can_be_left_out(recipe: Recipe, write_folder: WriteFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_folder(tmp_path / "set", blue=20, red=20)
     for i in (3, 4, 5, 6):
         (root / "red" / f"{i:03}.png").write_bytes(b"no picture")
-    main(arguments(replace(recipe, data=str(root), batch_size=8, epochs=1), tmp_path / "run", "--skip-unreadable"))
+    main(arguments(replace(recipe, data=str(root), batch_size=8, epochs=1), tmp_path / "run", "--skip-unreadable", "--loss", "ce"))
     assert "pictures could not be read and are left out" in capsys.readouterr().out
 
 
@@ -448,7 +458,8 @@ def test_a_class_that_has_only_unreadable_pictures_is_named(recipe: Recipe, writ
     write_folder(tmp_path / "val", blue=2, red=2)
     for file in (root / "red").iterdir():
         file.write_bytes(b"no picture")
-    argv = arguments(replace(recipe, data=str(root), batch_size=8), tmp_path / "run", "--skip-unreadable", "--validation", str(tmp_path / "val"))
+    words = ["--skip-unreadable", "--validation", str(tmp_path / "val"), "--loss", "ce"]
+    argv = arguments(replace(recipe, data=str(root), batch_size=8), tmp_path / "run", *words)
     assert "class 'red' has no picture" in refused(argv)
     assert not (tmp_path / "run").exists()
 
