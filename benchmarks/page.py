@@ -10,47 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.published import PUBLISHED, PUBLISHED_ID, PUBLISHED_SETS
 from benchmarks.reproduction import Reproduction, Run, auroc, join, spread
 from service.bundle.evaluation import Evaluation, Group
+from training.checkpoint import write_text
 
 PAPER_WIDTH, PAPER_EPOCHS, PAPER_SEEDS = 64, 100, 3
-# Near and far AUROC in %. Cross-entropy and LogitNorm: OpenOOD v1.5's leaderboard (arXiv 2306.09301), three runs each.
-# ELogitNorm: arXiv 2504.11434; its near values were not to be had.
-PUBLISHED: dict[str, dict[str, tuple[float | None, float]]] = {
-    "ce": {
-        "msp": (88.03, 90.73),
-        "mls": (87.52, 91.10),
-        "ebo": (87.58, 91.21),
-        "gen": (88.20, 91.35),
-        "react": (87.11, 90.42),
-        "scale": (82.55, 86.39),
-        "ash": (75.27, 78.49),
-        "fdbd": (90.42, 93.16),
-        "knn": (90.64, 92.96),
-        "mds": (84.20, 89.72),
-        "rmds": (89.80, 92.20),
-        "vim": (88.68, 93.48),
-        "nci": (88.86, 91.27),
-        "she": (81.54, 85.32),
-        "dice": (78.34, 84.23),
-        "klm": (79.19, 82.68),
-        "relation": (89.77, 92.21),
-        "gradnorm": (54.90, 57.55),
-        "tempscale": (88.09, 90.97),
-        "openmax": (87.62, 89.62),
-        "weiper": (90.54, 93.12),
-        "odin": (82.87, 87.96),
-        "iodin": (87.92, 90.99),
-    },
-    "logitnorm": {"msp": (92.33, 96.74)},
-    "elogitnorm": {"msp": (None, 96.68), "scale": (None, 96.94)},
-}
-# AUROC in %, set by set: arXiv 2504.11434 as wizwand.com tells it, without the score's name.
-PUBLISHED_SETS = {
-    "elogitnorm": {"cifar100": 91.05, "tiny-imagenet": 93.88, "mnist": 99.54, "svhn": 98.78, "textures": 95.78, "places365": 94.44},
-}
-# Accuracy (cross-entropy and LogitNorm: 100 epochs, OpenOOD; ELogitNorm: 200 epochs) and ECE of softmax(f), in %.
-PUBLISHED_ID = {"ce": (95.06, 3.3), "logitnorm": (94.30, 58.7), "elogitnorm": (95.11, 26.7)}
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -88,11 +53,13 @@ def identity(found: Reproduction) -> str:
     rows = []
     for variant in found.variants:
         runs = found.of(variant)
-        accuracy, ece = (f"{value:.2f}" for value in PUBLISHED_ID[variant]) if variant in PUBLISHED_ID else ("–", "–")
-        ours = [spread([getattr(run.best, field) for run in runs]) for field in ("accuracy", "ece", "ece_raw")]
+        published = ["–" if value is None else f"{value:.2f}" for value in PUBLISHED_ID.get(variant, (None, None, None))]
+        values = [[getattr(run.best, field) for run in runs] for field in ("accuracy", "ece", "ece_scaled", "ece_raw")]
+        accuracy, served, scaled, raw = ("–" if None in some else spread(some) for some in values)
         minutes = f"{statistics.mean(run.seconds for run in runs) / 60:.1f}"
-        rows.append([f"`{variant}`", ours[0], accuracy, ours[1], ours[2], ece, minutes])
-    return table(["loss", "accuracy", "published", "ECE as served", "ECE of softmax(f)", "published", "minutes a run"], rows)
+        rows.append([f"`{variant}`", accuracy, published[0], served, scaled, published[2], raw, published[1], minutes])
+    headings = ["loss", "accuracy", "published", "ECE as served", "of softmax(f / D(z))", "published", "of softmax(f)", "published", "minutes a run"]
+    return table(headings, rows)
 
 
 def essentials(found: Reproduction) -> str:
@@ -109,7 +76,7 @@ def essentials(found: Reproduction) -> str:
         rows.append(
             [
                 f"`{variant}`",
-                beside(spread([run.best.accuracy for run in runs]), PUBLISHED_ID.get(variant, (None, None))[0]),
+                beside(spread([run.best.accuracy for run in runs]), PUBLISHED_ID.get(variant, (None,))[0]),
                 spread([run.best.ece for run in runs]),
                 beside(spread([auroc(run.best, "msp", "near") for run in runs]), near),
                 beside(spread([auroc(run.best, "msp", "far") for run in runs]), far),
@@ -227,9 +194,8 @@ def page(found: Reproduction) -> str:
 
 def write(found: Reproduction, file: Path) -> None:
     """The page, and its numbers beside it as JSON."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".json").write_text(found.model_dump_json(indent=1) + "\n")
-    file.write_text(page(found))
+    write_text(file.with_suffix(".json"), found.model_dump_json(indent=1) + "\n")
+    write_text(file, page(found))
 
 
 def main() -> None:

@@ -114,9 +114,7 @@ def evaluated(run: Path, name: str, load: Callable[[Path], Trained], targets: Ta
         cache = FeatureCache(Path(scratch), trained)
         choices = search(trained, open_parts(trained.recipe), cache, targets, keys) if searching else None
         found = evaluate(Path(scratch), trained, targets, keys, choices)
-    partial = file.with_suffix(".partial")
-    partial.write_text(found.model_dump_json(indent=1) + "\n")
-    partial.replace(file)
+    checkpoint.write_text(file, found.model_dump_json(indent=1) + "\n")
     return found
 
 

@@ -7,11 +7,11 @@ import contextlib
 import os
 import subprocess
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -35,12 +35,22 @@ class Trained:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
+    """As `write`."""
+    write(path, lambda file: torch.save(state, file))
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write`."""
+    write(path, lambda file: file.write(text.encode()))
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Writes atomically. TrainingError when the disk is full or the place cannot be written; the old file stays."""
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            torch.save(state, file)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -61,6 +61,7 @@ class Recipe:
             ("width", self.width >= 24 or self.network != "airbench_32x32", "at least 24 for airbench_32x32"),
             ("size", self.size is None or 32 <= self.size <= 1024, "from 32 to 1024"),
             ("pretrained", not (self.pretrained and self.small), f"False for {self.network}: there are weights for the 224 networks only"),
+            ("pretrained", not (self.pretrained and self.initial), "False with initial, whose weights are taken"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 2, "at least 2 (batch normalisation)"),
             ("lr", 0 < self.lr < math.inf, "above 0"),

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 from service.bundle.decision import STANDARD_ALPHAS, Guarantee, TooFewCalibrationImages, open_gate
@@ -22,6 +23,7 @@ from service.bundle.evaluation import (
     Search,
 )
 from training.benchmarks import Targets
+from training.boundary import scaled_logits, weight_distances
 from training.checkpoint import Trained
 from training.config import TrainingError
 from training.data import cores, load
@@ -77,6 +79,23 @@ def fit(trained: Trained, parts: Parts, cache: FeatureCache, keys: Sequence[str]
     probabilities = Probabilities(trained.recipe.loss)
     probabilities.fit(validation, head)
     return Fitted(postprocessors, probabilities, validation)
+
+
+def check_answers(trained: Trained, id_test: Source, name: str) -> None:
+    """Refuses an ID test set whose labels do not mean what the network's classes mean; says so where their names do not tell."""
+    ours, theirs = trained.classes, id_test.classes
+    if len(theirs) > len(ours) or id_test.labels.max(initial=0) >= len(ours):
+        count = max(len(theirs), int(id_test.labels.max(initial=0)) + 1)
+        raise TrainingError(f"the network has {len(ours)} classes, {name} has {count}")
+    if theirs in ((), ours):
+        return
+    if set(ours) & set(theirs):
+        raise TrainingError(f"the network's classes are {few(ours)}; those of {name} are {few(theirs)}")
+    print(f"the network's classes are called {few(ours)}, those of {name} {few(theirs)}: taken as the same, in this order")
+
+
+def few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + ", …" * (len(names) > 10)
 
 
 def check_known(keys: Sequence[str]) -> None:
@@ -169,6 +188,7 @@ def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str],
 
     found: the search whose choices the scores are fitted with.
     """
+    check_answers(trained, targets.id_test, targets.id_name)
     cache, chosen = FeatureCache(run, trained), choices(found)
     gradients = {key: EVALUATED_ONLY[key](**chosen.get(key, {})) for key in keys if key in EVALUATED_ONLY}
     fitted = fit(trained, open_parts(trained.recipe), cache, [key for key in keys if key not in gradients], chosen)
@@ -185,8 +205,8 @@ def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str],
     ood_scores = {name: answers(name, source).scores for name, source in targets.sources.items()}
     shifted = {name: answers(name, source) for name, source in targets.shifted.items()}
     table = summarise(inside.scores, ood_scores, targets.ood_sets)
-    raw = cache.outputs("ID test", targets.id_test).logits.softmax(dim=1).numpy()
-    return conclude(targets, inside.labels, inside.probabilities, raw, table, full_spectrum(targets, inside, shifted, ood_scores), found)
+    logits, spectrum = cache.outputs("ID test", targets.id_test).logits, full_spectrum(targets, inside, shifted, ood_scores)
+    return conclude(targets, inside.labels, inside.probabilities, logits, trained.network.head, table, spectrum, found)
 
 
 def choices(found: Search | None) -> dict[str, dict[str, Hyperparameter]]:
@@ -197,12 +217,15 @@ def conclude(
     targets: Targets,
     labels: Array,
     served: Array,
-    raw: Array,
+    logits: torch.Tensor,
+    head: nn.Linear,
     table: Mapping[str, PostprocessorEvaluation],
     spectrum: FullSpectrum | None = None,
     found: Search | None = None,
 ) -> Evaluation:
-    """Labels (N,), probabilities as served and softmax(f), both (N, C), and the scores' table, as one evaluation."""
+    """Labels (N,), probabilities as served and logits, both (N, C), and the scores' table, as one evaluation."""
+    with torch.inference_mode():
+        raw, scaled = (kind.softmax(dim=1).numpy() for kind in (logits, scaled_logits(logits, weight_distances(head.weight))))
     return Evaluation(
         id_data=targets.id_name,
         id_images=len(labels),
@@ -210,6 +233,7 @@ def conclude(
         accuracy=accuracy(served, labels),
         ece=expected_calibration_error(served, labels),
         ece_raw=expected_calibration_error(raw, labels),
+        ece_scaled=expected_calibration_error(scaled, labels),
         ood_sets=targets.ood_sets,
         postprocessors=dict(table),
         full_spectrum=spectrum,

@@ -204,13 +204,13 @@ def evaluate_graph(
     inside = answers(targets.id_test, "ID test pictures")
     outside = {name: answers(source, name).scores for name, source in targets.sources.items()}
     shifted = {name: answers(source, name) for name, source in targets.shifted.items()}
-    raw = cache.outputs("ID test", targets.id_test).logits.softmax(dim=1).numpy()
+    logits = cache.outputs("ID test", targets.id_test).logits
     table = summarise(inside.scores, outside, targets.ood_sets)
     for row, key in enumerate(keys):
         points = operating_points(calibration[row], inside.scores[key], {name: outside[name][key] for name in outside}, asked.delta)
         table[key] = table[key].model_copy(update={"operating_points": points})
     spectrum = full_spectrum(targets, inside, shifted, outside)
-    return conclude(targets, inside.labels, inside.probabilities, raw, table, spectrum, found)
+    return conclude(targets, inside.labels, inside.probabilities, logits, cache.trained.network.head, table, spectrum, found)
 
 
 def promise(calibration: Array, keys: Sequence[str], asked: Export) -> str:

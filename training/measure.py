@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.bundle.evaluation import Evaluation
+from service.bundle.evaluation import Evaluation, Search
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
-from training.evaluate import Fitted, conclude, fit, score, summarise
+from training.evaluate import Fitted, check_answers, choices, conclude, fit, score, summarise
 from training.features import FeatureCache
 from training.parts import open_parts
 from training.postprocessors import EVALUATED_ONLY, Outputs
@@ -41,15 +41,16 @@ class Measured:
         return (self.inside.logits.argmax(dim=1) != self.inside.labels).numpy()
 
 
-def measure(run: Path, trained: Trained, targets: Targets, keys: Sequence[str]) -> Measured:
-    """Takes seconds after an evaluation, whose features it finds. Without a calibration part, n is 0."""
+def measure(run: Path, trained: Trained, targets: Targets, keys: Sequence[str], found: Search | None = None) -> Measured:
+    """Takes seconds after an evaluation, whose features it finds. Without a calibration part, n is 0. found: as for `evaluate`."""
     for key in keys:
         if key in EVALUATED_ONLY:
             raise TrainingError(f"{key} needs the gradient with respect to the picture, a report is drawn from features: it can only be evaluated")
     if not targets.sources:
         raise TrainingError("there is no OOD set to report on; give --benchmark, --near or --far")
+    check_answers(trained, targets.id_test, targets.id_name)
     cache, parts = FeatureCache(run, trained), open_parts(trained.recipe)
-    fitted = fit(trained, parts, cache, keys)
+    fitted = fit(trained, parts, cache, keys, choices(found))
     scores = fitted.postprocessors
     inside = cache.outputs("ID test", targets.id_test)
     outside = {name: cache.outputs(name, source) for name, source in targets.sources.items()}
@@ -60,6 +61,7 @@ def measure(run: Path, trained: Trained, targets: Targets, keys: Sequence[str]) 
         held_out = cache.outputs("calibration", parts.calibration)
         calibration = {key: np.sort(score(scores[key], held_out)) for key in keys}
     with torch.inference_mode():
-        served, raw = fitted.probabilities(inside.logits).numpy(), inside.logits.softmax(dim=1).numpy()
-    evaluation = conclude(targets, inside.labels.numpy(), served, raw, summarise(id_scores, ood_scores, targets.ood_sets))
+        served = fitted.probabilities(inside.logits).numpy()
+    table = summarise(id_scores, ood_scores, targets.ood_sets)
+    evaluation = conclude(targets, inside.labels.numpy(), served, inside.logits, trained.network.head, table, found=found)
     return Measured(trained, targets, fitted, inside, outside, id_scores, ood_scores, calibration, evaluation)

@@ -60,6 +60,12 @@ def check_same_classes(part: Source, train: Source, name: str) -> None:
     raise TrainingError(f"the {name} part has other classes than training: {' and '.join(differences) or 'in another order'}")
 
 
+def without(source: Source, other: Source) -> Source:
+    """The pictures of a set that are not of the other one."""
+    names = {other.name(i) for i in range(len(other))}
+    return source.subset(np.array([i for i in range(len(source)) if source.name(i) not in names], np.int64))
+
+
 def check_apart(validation: Source, train: Source) -> None:
     chosen = {validation.name(i) for i in range(len(validation))}
     for i in range(len(train)):

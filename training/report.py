@@ -14,13 +14,12 @@ import torch
 from markupsafe import Markup
 
 from service.bundle.decision import Gate, TooFewCalibrationImages, open_gate
-from service.bundle.evaluation import OperatingPoint
-from training import figures
+from service.bundle.evaluation import OperatingPoint, Search
+from training import checkpoint, figures
 from training.benchmarks import Targets
 from training.boundary import scaled_logits, weight_distances
 from training.checkpoint import Trained, code_version, load_trained
 from training.comparison import Table, caught_table, colours, partial_groups, separation_tables
-from training.config import TrainingError
 from training.evaluate import operating_points
 from training.features import FeatureCache
 from training.figures import OodScores
@@ -159,11 +158,6 @@ class Writer:
         )
 
 
-def report(run: Path, trained: Trained, targets: Targets, keys: Sequence[str], page: Page, out: Path) -> None:
-    """Writes the page of one run to `out`. TrainingError where it cannot."""
-    text = Writer(measure(run, trained, targets, keys), page).write()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
-    except OSError as exc:
-        raise TrainingError(f"{out} cannot be written: {exc}") from None
+def report(run: Path, trained: Trained, targets: Targets, keys: Sequence[str], page: Page, out: Path, found: Search | None = None) -> None:
+    """Writes the page of one run to `out`. found: the search whose choices the scores are fitted with. TrainingError where it cannot."""
+    checkpoint.write_text(out, Writer(measure(run, trained, targets, keys, found), page).write())

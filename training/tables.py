@@ -21,6 +21,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     console.print(
         f"{evaluation.id_images} ID pictures{partial}: accuracy {evaluation.accuracy:.2%}, "
         f"ECE {evaluation.ece:.2%} as served, {evaluation.ece_raw:.2%} of softmax(f)"
+        + (f", {evaluation.ece_scaled:.2%} of softmax(f / D(z))" if evaluation.ece_scaled is not None else "")
     )
     print_separations(console, evaluation, evaluation.postprocessors, "AUROC in %, OOD positive", evaluation.incomplete())
     spectrum = evaluation.full_spectrum

@@ -96,7 +96,8 @@ class Search(Strict):
 
 
 class Evaluation(Strict):
-    """evaluation.json: measured on this very graph. ece: of the served probabilities; ece_raw: of softmax(f).
+    """evaluation.json: measured on this very graph. ece: of the served probabilities; ece_raw: of softmax(f); ece_scaled: of softmax(f / D(z)),
+    both without a temperature; None where it was not measured.
 
     id_expected: pictures of the benchmark's list; fewer are partial. search: None where every score has its defaults.
     """
@@ -106,6 +107,7 @@ class Evaluation(Strict):
     accuracy: Ratio
     ece: Ratio
     ece_raw: Ratio
+    ece_scaled: Ratio | None = None
     ood_sets: dict[str, OodSet]
     postprocessors: dict[str, PostprocessorEvaluation]
     id_expected: int | None = None

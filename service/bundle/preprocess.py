@@ -20,7 +20,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 # The longer side over the shorter: 2 x 20,000,000 pixels, resized to a shorter side of 256, would take 2 TB.
 MAX_ASPECT = 200
-# A progressive JPEG repeats itself scan by scan, each finer. Encoders write about ten, of CMYK eighteen; each takes the time of all pixels, and few bytes.
+# A progressive JPEG repeats itself, finer with each scan, which takes the time of all pixels and few bytes. Encoders write ten, of CMYK eighteen.
 MAX_SCANS = 30
 START_OF_SCAN, END_OF_IMAGE, ALONE = 0xDA, 0xD9, (0x01, 0xD8)
 # Within a scan, 0xff before a zero is data and before 0xd0 to 0xd7 a restart.

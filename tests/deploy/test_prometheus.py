@@ -110,7 +110,10 @@ CASES = [
     Case("OodgateSlow", "they take at most a second", stage("1", "infer")),
     Case("OodgateSlow", "a client that sends slowly", stage("5", "read")),
     Case(
-        "OodgateShedding", "full", requests("200", 20) | requests("429", 1) | shed("queue_full", "0+1x200"), [{"job": "oodgate", "reason": "queue_full"}]
+        "OodgateShedding",
+        "full",
+        requests("200", 20) | requests("429", 1) | shed("queue_full", "0+1x200"),
+        [{"job": "oodgate", "reason": "queue_full"}],
     ),
     Case("OodgateShedding", "once, long ago", requests("200", 20) | shed("queue_full", "0x10 1x190")),
     Case("OodgateShedding", "one of 200, now and then", requests("200", 199) | requests("504", 1) | shed("deadline", "0+1x200")),

@@ -1,14 +1,15 @@
+import errno
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 
 from training import checkpoint
-from training.checkpoint import load_trained
+from training.checkpoint import load_trained, write, write_text
 from training.config import Recipe, TrainingError
 from training.networks import build_network
 
@@ -99,3 +100,16 @@ def test_a_checkpoint_of_a_recipe_with_fewer_fields_is_still_read(tmp_path: Path
     del state["recipe"]["skip_unreadable"]
     checkpoint.save(tmp_path / "best.pt", state)
     assert load_trained(tmp_path).recipe.skip_unreadable is False
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    write_text(file, "of yesterday")
+
+    def half(to: BinaryIO) -> None:
+        to.write(b"of to")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(TrainingError, match=r"table.json cannot be written: .*No space left"):
+        write(file, half)
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("table.json", "of yesterday")]

@@ -26,6 +26,7 @@ from training.config import PRESETS, Recipe, TrainingError, default_run_folder
         {"validation_limit": 0},
         {"seed": -1},
         {"pretrained": True},
+        {"pretrained": True, "initial": "runs/x", "network": "resnet18_224x224"},
         {"width": 8, "network": "resnet18_224x224"},
         {"width": 23, "network": "airbench_32x32"},
         {"warmup_epochs": -0.5},

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,18 @@ from service.bundle.evaluation import Evaluation, ShiftedSet
 from service.bundle.manifest import load_bundle
 from training.__main__ import main
 from training.benchmarks import Targets
+from training.boundary import scaled_logits, weight_distances
 from training.checkpoint import load_trained
+from training.config import TrainingError
 from training.corruptions import corrupted
 from training.evaluate import evaluate
 from training.features import FeatureCache, extract
+from training.metrics import expected_calibration_error
 from training.parts import open_parts
 from training.postprocessors import EXPORTED, REGISTRY, Outputs
 from training.probabilities import Probabilities
+
+WriteParquet = Callable[..., Path]
 
 
 def test_cached_features_and_the_exported_graph_give_the_same_table(trained_run: Path, targets: Targets, bundle_folder: Path) -> None:
@@ -133,3 +139,68 @@ def test_without_an_ood_set_an_earlier_evaluation_is_not_written_over(trained_ru
 def test_a_place_without_a_name_is_refused_in_one_sentence(trained_run: Path, mixtures: Path) -> None:
     with pytest.raises(SystemExit, match="must be NAME=PLACE"):
         main(["evaluate", str(trained_run), "--far", str(mixtures)])
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--far", "a=x", "--far", "a=y"], "two sets are called 'a': x and y"),
+        (["--near", "a=x", "--far", "a=y"], "two sets are called 'a': x and y"),
+        (
+            ["--benchmark", "cifar10", "--near", "a=x", "--ood-validation", "y"],
+            "cifar10 brings all its sets, leave out --near --ood-validation",
+        ),
+    ],
+)
+def test_no_set_that_is_given_is_left_out_in_silence(trained_run: Path, words: list[str], reason: str) -> None:
+    with pytest.raises(SystemExit, match=reason):
+        main(["evaluate", str(trained_run), *words])
+
+
+def renamed(targets: Targets, *classes: str) -> Targets:
+    return replace(targets, id_test=replace(targets.id_test, classes=classes))
+
+
+@pytest.mark.parametrize(
+    ("classes", "reason"),
+    [
+        (("red", "green", "blue"), "the network's classes are blue, green, red; those of .* are red, green, blue"),
+        (("blue", "green", "red", "grey"), "the network has 3 classes, .* has 4"),
+        (("blue", "green"), "the network's classes are blue, green, red; those of .* are blue, green"),
+    ],
+)
+def test_a_network_is_not_measured_on_the_classes_of_another(trained_run: Path, targets: Targets, classes: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(TrainingError, match=reason):
+        evaluate(trained_run, load_trained(trained_run), renamed(targets, *classes), ("msp",))
+
+
+def test_classes_of_other_names_are_taken_in_their_order_and_it_is_said(
+    trained_run: Path, targets: Targets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = load_trained(trained_run)
+    assert evaluate(trained_run, trained, renamed(targets, "n1", "n2", "n3"), ("msp",)) == evaluate(trained_run, trained, targets, ("msp",))
+    assert "called blue, green, red, those of" in capsys.readouterr().out
+
+
+def test_test_pictures_that_chose_the_checkpoint_are_not_measured(
+    write_parquet: WriteParquet, mixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parquet(tmp_path / "set" / "train.parquet")
+    test = write_parquet(tmp_path / "set" / "test.parquet", part=["val", "test", "test", "test"] * 30)
+    run = tmp_path / "run"
+    words = ["--width", "8", "--epochs", "1", "--batch-size", "32", "--out", str(run)]
+    main(["train", "--data", str(test.parent), "--validation", f"{test}#part=val", *words])
+    capsys.readouterr()
+    main(["evaluate", str(run), "--far", f"mixtures={mixtures}", "--postprocessors", "msp"])
+    said = capsys.readouterr().out
+    assert "30 of 120 test pictures chose the checkpoint and are left out" in said
+    assert "90 ID pictures" in said
+
+
+def test_the_calibration_of_each_kind_of_probabilities_is_measured(trained_run: Path, targets: Targets) -> None:
+    trained = load_trained(trained_run)
+    found = evaluate(trained_run, trained, targets, ("msp",))
+    outputs = FeatureCache(trained_run, trained).outputs("ID test", targets.id_test)
+    scaled = scaled_logits(outputs.logits, weight_distances(trained.network.head.weight)).softmax(dim=1).detach().numpy()
+    assert found.ece_scaled == pytest.approx(expected_calibration_error(scaled, outputs.labels.numpy()))
+    assert found.ece_scaled != found.ece

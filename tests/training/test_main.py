@@ -56,3 +56,20 @@ def test_a_preset_changes_the_defaults_and_flags_change_the_preset_wherever_they
     main(["train", "--data", "set"])
     assert recipes[0] == Recipe(data="set", network="resnet50_224x224", epochs=2, batch_size=256, lr=0.001)
     assert recipes[1] == Recipe(data="set")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["report", "run", "--alpha", "0"], "--alpha: 0 is not between 0 and 1"),
+        (["report", "run", "--delta", "1"], "--delta: 1 is not between 0 and 1"),
+        (["export", "run", "--name", "a", "--alpha", "nan"], "--alpha: nan is not between 0 and 1"),
+        (["export", "run", "--name", "a", "--version", "-3"], "--version: -3 is not a whole number from 1 on"),
+        (["export", "run", "--name", "../x"], "--name: '../x' is not a name of a-z 0-9"),
+    ],
+)
+def test_what_no_bundle_can_have_is_a_usage_error(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from service.bundle.decision import open_gate
+from service.bundle.evaluation import Choice, Search
 from training.__main__ import main
 from training.benchmarks import Targets
 from training.checkpoint import load_trained
+from training.evaluate import evaluate
 from training.gallery import Gallery
 from training.measure import measure
 from training.postprocessors import REGISTRY
@@ -104,3 +106,16 @@ def test_a_gradient_score_is_not_reported(trained_run: Path, mixtures: Path) -> 
 def test_a_report_needs_an_ood_set(trained_run: Path) -> None:
     with pytest.raises(SystemExit, match="no OOD set to report on; give --benchmark"):
         main(["report", str(trained_run)])
+
+
+def test_a_report_with_a_search_is_drawn_with_what_it_chose(
+    trained_run: Path, targets: Targets, mixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, choice = load_trained(trained_run), Choice(hyperparameters={"gamma": 0.5, "largest": 2}, auroc=1, tried=1)
+    found = Search(id_images=1, ood_images=1, choices={"gen": choice})
+    plain, searched = (measure(trained_run, trained, targets, ("gen",), chosen) for chosen in (None, found))
+    assert searched.evaluation == evaluate(trained_run, trained, targets, ("gen",), found)
+    assert not np.array_equal(plain.id_scores["gen"], searched.id_scores["gen"])
+    words = ["--far", f"mixtures={mixtures}", "--postprocessors", "gen", "--search", "--ood-validation", str(mixtures)]
+    main(["report", str(trained_run), *words, "--out", str(tmp_path / "page.html")])
+    assert "gen: gamma" in capsys.readouterr().out
