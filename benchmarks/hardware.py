@@ -1,14 +1,14 @@
 """What a benchmark ran on, in words."""
 
-import os
 from pathlib import Path
+
+from service.runtime import cpu_quota
 
 
 def cpu_name() -> str:
     """The processor's name, with the cores that this process may use."""
     models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} CPU cores ({models[0] if models else 'unknown'})"
+    return f"{cpu_quota()} CPU cores ({models[0] if models else 'unknown'})"
 
 
 def hardware() -> str:

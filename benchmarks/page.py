@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.published import PUBLISHED, PUBLISHED_ID, PUBLISHED_SETS
 from benchmarks.reproduction import Reproduction, Run, auroc, join, spread
 from service.bundle.evaluation import Evaluation, Group
-from training.checkpoint import write_text
+from training.files import write_text
 
 PAPER_WIDTH, PAPER_EPOCHS, PAPER_SEEDS = 64, 100, 3
 
@@ -36,8 +36,8 @@ def first_line(found: Reproduction) -> str:
 
 def partial(found: Reproduction) -> str:
     sets = found.runs[0].best.ood_sets.items()
-    lacking = [f"{name} {about.images:,} of {about.expected:,}" for name, about in sets if about.expected not in (None, about.images)]
-    return f"Lacking pictures: {'; '.join(lacking)}. The means of their groups (*) do not compare with published ones." if lacking else ""
+    unlike = [f"{name} {about.images:,} of {about.expected:,}" for name, about in sets if about.expected not in (None, about.images)]
+    return f"Not as listed: {'; '.join(unlike)}. The means of their groups (*) do not compare with published ones." if unlike else ""
 
 
 def chosen(found: Reproduction) -> str:
@@ -90,8 +90,7 @@ def essentials(found: Reproduction) -> str:
 
 def starred(found: Reproduction, group: Group) -> str:
     """The group's name, with a star where its mean lacks pictures."""
-    sets = [about for about in found.runs[0].best.ood_sets.values() if about.group == group]
-    return group + "*" * any(about.expected not in (None, about.images) for about in sets)
+    return group + "*" * (group in found.runs[0].best.incomplete())
 
 
 def sets(found: Reproduction, variant: str) -> str:

@@ -33,6 +33,7 @@ from training.checkpoint import Trained, code_version, load_trained
 from training.config import LossName, Recipe, TrainingError
 from training.evaluate import evaluate
 from training.features import FeatureCache
+from training.files import write_text
 from training.losses import Loss
 from training.parts import open_parts
 from training.postprocessors import EVALUATED_ONLY, REGISTRY
@@ -114,13 +115,15 @@ def evaluated(run: Path, name: str, load: Callable[[Path], Trained], targets: Ta
         cache = FeatureCache(Path(scratch), trained)
         choices = search(trained, open_parts(trained.recipe), cache, targets, keys) if searching else None
         found = evaluate(Path(scratch), trained, targets, keys, choices)
-    checkpoint.write_text(file, found.model_dump_json(indent=1) + "\n")
+    write_text(file, found.model_dump_json(indent=1) + "\n")
     return found
 
 
 def reproduce(arguments: argparse.Namespace, command: str) -> Reproduction:
     data = arguments.root / "cifar10"
     targets = open_benchmark("cifar10", arguments.root)
+    if arguments.search and targets.ood_validation is None:
+        raise TrainingError("there are no OOD validation pictures to search on: --no-search takes each score's defaults")
     keys = (*REGISTRY, *(EVALUATED_ONLY if arguments.gradient_scores else ()))
     runs = []
     for seed in arguments.seeds:

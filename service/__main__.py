@@ -25,8 +25,8 @@ BENCH_SETTINGS = (*OFFLINE_SETTINGS, "postprocessor", "max_batch_size", "max_que
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if options.command == "serve":
-        # Importing takes seconds, and the first process of a container is sent no signal for which it has no handler. What a SIGHUP would
-        # have read again is read only then. uvicorn puts that of SIGTERM back once it has ended, when there is nothing to drain either.
+        # Importing takes seconds, and the first process of a container is sent no signal for which it has no handler. Keys and models
+        # are read after this, so a SIGHUP has nothing to do yet. uvicorn puts SIGTERM's back once it has ended, with nothing left to drain.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields and value is not None}

@@ -13,26 +13,30 @@ LAG_SECONDS = 0.005
 
 
 class QueueFull(Exception):
-    """Too many rows wait already, or too many bytes."""
+    """Too many rows wait already."""
 
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 
 
+class TooManyBytes(QueueFull):
+    """Too much of other requests' bodies is in memory."""
+
+
 class Bodies:
-    """Counts the bytes of bodies that are held, each from its arrival until its request ends. max_bytes: of all together; one alone may be read."""
+    """Counts the bytes of bodies that are held, each from its arrival until its request ends."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.held = 0
 
-    def enter(self, size: int, own: int) -> None:
-        """So many bytes more, with which the request has `own`. Raises QueueFull, and counts them nevertheless."""
+    def enter(self, size: int) -> None:
+        """So many bytes more. Raises TooManyBytes, and counts them nevertheless."""
         self.held += size
-        if self.held > max(self.max_bytes, own):
+        if self.held > self.max_bytes:
             message = f"{self.held} bytes of requests' bodies are being read or answered, at most {self.max_bytes} may"
-            raise QueueFull(message, random.randint(1, 2))
+            raise TooManyBytes(message, random.randint(1, 2))
 
     def leave(self, size: int) -> None:
         self.held -= size

@@ -64,7 +64,7 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
     or a capture_dir that is no good.
     """
     metrics, keys, drain, tracer = Metrics(), Keys(settings), Drain(), open_tracer()
-    bodies = Bodies(settings.max_bodies_bytes)
+    bodies = Bodies(settings.max_bodies_bytes or max(2**28, settings.max_body_bytes))
     capture, states = open_capture(settings, metrics), States(settings.state_dir)
 
     async def work(repository: Repository) -> None:

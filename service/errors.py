@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.admission import QueueFull
+from service.admission import QueueFull, TooManyBytes
 from service.bundle.decision import TooFewCalibrationImages
 from service.bundle.preprocess import InvalidImage, TooManyPixels, Undecodable, UnknownFormat
 from service.context import context_of, request_id_of, timing_of
@@ -74,6 +74,7 @@ TABLE: dict[type[Exception], Kind] = {
     InvalidParameter: Kind(422, "invalid-parameter", "A parameter is invalid"),
     WrongFeedback: Kind(422, "wrong-feedback", "The feedback does not fit the request"),
     RequestValidationError: Kind(422, "invalid-request", "The request is invalid"),
+    TooManyBytes: Kind(429, "too-many-bytes", "Too many bytes are being sent at once", shed="too_many_bytes"),
     QueueFull: Kind(429, "queue-full", "Too many images are waiting", shed="queue_full"),
     # Never delivered: 499 is what nginx logs for a client that has gone.
     Departed: Kind(499, "client-closed-request", "The client has gone"),

@@ -124,7 +124,7 @@ async def read_uploads(request: Request, settings: Settings, deadline: float) ->
 
 class Body:
     """A request's body, until it is more, or later, than allowed. Raises UnsupportedEncoding, BodyTooLarge, BodyTooSlow, BodyPastDeadline,
-    QueueFull, or starlette's ClientDisconnect.
+    TooManyBytes, or starlette's ClientDisconnect.
     """
 
     def __init__(self, request: Request, settings: Settings, deadline: float) -> None:
@@ -151,10 +151,10 @@ class Body:
         chunk: bytes = message.get("body", b"")
         self.more = message.get("more_body", False)
         self.read += len(chunk)
-        self.timing.body_bytes = self.read
-        self.bodies.enter(len(chunk), self.read)
         if self.read > self.most:
             raise BodyTooLarge(f"the body has more than {self.most} bytes, which is the most that is read")
+        self.timing.body_bytes = self.read
+        self.bodies.enter(len(chunk))
         return chunk
 
     async def patiently(self) -> Message:

@@ -78,7 +78,7 @@ class Metrics:
         self.class_prediction = cache(self.class_predictions.labels)
         self.shadow = cache(self.shadow_rejected.labels)
         self.stage = {stage: self.stage_duration.labels(stage) for stage in STAGES}
-        for reason in ("queue_full", "deadline", "not_ready", "slow_body"):
+        for reason in ("queue_full", "too_many_bytes", "deadline", "not_ready", "slow_body"):
             self.shed.labels(reason)
 
     def forget(self, model: Model) -> None:

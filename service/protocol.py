@@ -17,7 +17,7 @@ from service.errors import HEAD_TOO_LARGE, MALFORMED_REQUEST, PROBLEM_TYPE, Kind
 
 log = logging.getLogger(__name__)
 HEAD = b"HTTP/1.1 "
-# Of a request's line and header fields together. nginx and most others allow 32 KiB or less.
+# Of a request's line and header fields together, and of what is no data in a body. nginx and most others allow 32 KiB or less.
 MAX_HEAD_BYTES = 64 * 1024
 
 
@@ -56,17 +56,20 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's own, writing through `Joined`. A head may take keep_alive_seconds, from the connection's beginning or the last answer on."""
 
     head_bytes = 0
-    in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, Joined(transport, self.loop)))
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn does so only where the connection ended well.
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self.in_head:
-            self.head_bytes += len(data)
+        self.head_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
@@ -79,8 +82,8 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserError as exc:
             self.refuse(MALFORMED_REQUEST, f"what was sent cannot be read as HTTP/1.1: {exc}")
             return
-        if self.in_head and self.head_bytes > MAX_HEAD_BYTES:
-            self.refuse(HEAD_TOO_LARGE, f"the request's line and header fields have more than {MAX_HEAD_BYTES} bytes")
+        if self.head_bytes > MAX_HEAD_BYTES:
+            self.refuse(HEAD_TOO_LARGE, f"the request's line and header fields, or trailers, have more than {MAX_HEAD_BYTES} bytes")
 
     def head_without_upgrade(self) -> bytes:
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
@@ -89,13 +92,17 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if not self.parser.should_upgrade():
-            self.in_head, self.head_bytes = False, 0
+            self.head_bytes = 0
             self._unset_keepalive_if_required()
             super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self.head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self.head_bytes = 0
         if not self.parser.should_upgrade():
-            self.in_head = True
             super().on_message_complete()
 
     def refuse(self, kind: Kind, detail: str) -> None:

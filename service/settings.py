@@ -75,12 +75,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         16 * 2**20, ge=1024, le=2**31, description="Largest request body. The largest picture you accept, times max_images_per_request if you use it."
     )
-    max_bodies_bytes: int = Field(
-        2**28,
+    max_bodies_bytes: int | None = Field(
+        None,
         ge=1024,
         le=2**40,
-        description="All request bodies that are being read or answered together, above it 429. Memory that you can spare for uploads; "
-        "at least max_body_bytes.",
+        description="All request bodies that are being read or answered together, above it 429. Memory that you can spare for uploads. "
+        "Left out: 256 MiB, or max_body_bytes if that is more.",
     )
     max_image_pixels: int = Field(
         40_000_000,
@@ -170,7 +170,10 @@ class Settings(BaseSettings):
         description="After SIGTERM, how long to serve on while /readyz says 503. Longer than your load balancer takes to notice.",
     )
     keep_alive_seconds: int = Field(
-        75, ge=1, le=3600, description="How long an idle connection stays open. Longer than the load balancer's, often 60 s."
+        75,
+        ge=1,
+        le=3600,
+        description="How long an idle connection, or a request's head, may take. Longer than the load balancer's time, often 60 s.",
     )
     log_format: Literal["json", "console"] = Field("console", description="json for a log collector, console for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -216,7 +219,7 @@ class Settings(BaseSettings):
                 f"max_images_per_request is {self.max_images_per_request}, it must be at most max_queue_size, {self.max_queue_size}, "
                 "or such a request could never be answered"
             )
-        if self.max_bodies_bytes < self.max_body_bytes:
+        if self.max_bodies_bytes is not None and self.max_bodies_bytes < self.max_body_bytes:
             raise ValueError(f"max_bodies_bytes is {self.max_bodies_bytes}, it must be at least max_body_bytes, {self.max_body_bytes}")
         return self
 

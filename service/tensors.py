@@ -147,6 +147,8 @@ def from_numbers(data: list[Any]) -> Pixels:
             raise InvalidTensor("images: data is ragged: its rows are not all as long as the first one")
         data = list(chain.from_iterable(data))
     try:
+        if any(isinstance(value, bool) for value in data):
+            raise TypeError
         # Not np.asarray, which gives every element the room of the longest text among them.
         return np.frombuffer(bytes(data), np.uint8)
     except (TypeError, ValueError, OverflowError):

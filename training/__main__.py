@@ -43,9 +43,12 @@ def open_targets(arguments: argparse.Namespace, recipe: Recipe) -> "Targets":
         return open_benchmark(arguments.benchmark, arguments.root)
     parts = open_parts(recipe)
     near, far, shifted = named_places(arguments.near), named_places(arguments.far), named_places(arguments.shifted)
-    named_places([*arguments.near, *arguments.far])
+    # No name twice in all of them either.
+    named_places([*arguments.near, *arguments.far, *arguments.shifted])
     if parts.test:
         test = without(parts.test, parts.validation)
+        if not len(test):
+            raise TrainingError(f"all {len(parts.test)} test pictures of {recipe.data} chose the checkpoint, there is none to measure on")
         if len(test) < len(parts.test):
             print(f"{len(parts.test) - len(test)} of {len(parts.test)} test pictures chose the checkpoint and are left out")
         return open_own(test, f"the test part of {recipe.data}", arguments.ood_validation, near, far, shifted)
@@ -68,8 +71,9 @@ def run_search(arguments: argparse.Namespace, trained: "Trained", targets: "Targ
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    from training.checkpoint import load_trained, write_text
+    from training.checkpoint import load_trained
     from training.evaluate import evaluate
+    from training.files import write_text
     from training.postprocessors import REGISTRY
     from training.tables import print_evaluation
 
@@ -81,7 +85,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     print_evaluation(evaluation)
     path = arguments.json or arguments.run_folder / "evaluation.json"
     if not targets.sources:
-        print(f"there is no OOD set (--near or --far NAME=PLACE, or --benchmark), so no score is measured and {path} is not written")
+        said = f"there is no OOD set (--near or --far NAME=PLACE, or --benchmark), so no score is measured and {path} is not written"
+        if arguments.json:
+            raise TrainingError(said)
+        print(said)
         return
     write_text(path, evaluation.model_dump_json(indent=1) + "\n")
     print(f"written to {path}")

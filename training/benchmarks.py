@@ -4,7 +4,7 @@ Lists, groups and counts of OpenOOD v1.5 (Zhang et al., arXiv 2306.09301). A set
 its count; stand-ins are shown under their own names and never averaged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -141,7 +141,7 @@ def open_benchmark(name: str, root: Path) -> Targets:
             about[key] = OodSet(group=group, images=len(source or ()), expected=listed.expected)
     shifted = {listed.name: open_listed(listed, root, listed.name) for listed in benchmark.shifted}
     shifts = {listed.name: ShiftedSet(images=len(shifted[listed.name] or ()), expected=listed.expected) for listed in benchmark.shifted}
-    present = {key: check_classes(source, id_test, f"{key} under {root}") for key, source in shifted.items() if source is not None}
+    present = {key: check_shifted(source, id_test, f"{key} under {root}") for key, source in shifted.items() if source is not None}
     if shifts and not present and name == "cifar10":
         print("cifar10-c-generated stands in for cifar10-c: the ID test pictures, corrupted by a generator of our own")
         present["cifar10-c-generated"] = corrupted(id_test)
@@ -168,8 +168,8 @@ def open_listed(listed: Listed, root: Path, what: str) -> Source | None:
 
     def misses(source: Source) -> tuple[bool, int]:
         """More pictures than the list has are others, too: worse than too few."""
-        more = len(source) - (listed.expected or len(source))
-        return more > 0, abs(more)
+        more = len(source) - listed.expected if listed.expected else -len(source)
+        return more > 0, abs(more) if listed.expected else more
 
     best = min(filter(len, found), key=misses, default=None)
     images = 0 if best is None else len(best)
@@ -219,12 +219,15 @@ def open_shifted(name: str, where: str, id_test: Source) -> Source:
     source = open_source(where, "train")
     if source is None:
         raise TrainingError(f"the shifted set {name} at {where} has no pictures in folders of classes")
-    return check_classes(source, id_test, f"{name} at {where}")
+    return check_shifted(source, id_test, f"{name} at {where}")
 
 
-def check_classes(source: Source, id_test: Source, what: str) -> Source:
+def check_shifted(source: Source, id_test: Source, what: str) -> Source:
     """A shifted set, whose labels must mean what those of the ID test set mean."""
     if id_test.classes and source.classes != id_test.classes[: len(source.classes)]:
-        needed, there = (", ".join(classes[:10]) + ", …" * (len(classes) > 10) for classes in (id_test.classes, source.classes))
-        raise TrainingError(f"the shifted set {what} needs the classes of the ID test set: {needed}; it has {there}")
+        raise TrainingError(f"the shifted set {what} needs the classes of the ID test set: {few(id_test.classes)}; it has {few(source.classes)}")
     return source
+
+
+def few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + ", …" * (len(names) > 10)

@@ -3,19 +3,19 @@
 Each file is written beside its place and moved into it, so it is either the old one or the new one, never half of one.
 """
 
-import contextlib
 import os
 import subprocess
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from training.config import Recipe, TrainingError
+from training.files import write
 from training.networks import Classifier, build_network
 from training.processes import world_size
 
@@ -35,29 +35,8 @@ class Trained:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """As `write`."""
+    """TrainingError when the disk is full or the place cannot be written; the old file stays."""
     write(path, lambda file: torch.save(state, file))
-
-
-def write_text(path: Path, text: str) -> None:
-    """As `write`."""
-    write(path, lambda file: file.write(text.encode()))
-
-
-def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Writes atomically. TrainingError when the disk is full or the place cannot be written; the old file stays."""
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as exc:  # torch reports a full disk as RuntimeError
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise TrainingError(f"{path} cannot be written: {exc}") from None
 
 
 def read(path: Path) -> dict[str, Any]:

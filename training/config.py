@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from service.bundle.preprocess import InputSpec
-from training.choices import HIGHEST, Augmentation, NetworkName
+from training.choices import HIGHEST_MAGNITUDE, Augmentation, NetworkName
 
 LossName = Literal["ce", "logitnorm", "elogitnorm"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -70,7 +70,7 @@ class Recipe:
             ("momentum", 0 < self.momentum < 1, "between 0 and 1 (Nesterov)"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
             ("randaugment", 0 <= self.randaugment <= 14, "from 0 to 14 operations"),
-            ("randaugment_magnitude", 0 <= self.randaugment_magnitude <= HIGHEST, f"from 0 to {HIGHEST}"),
+            ("randaugment_magnitude", 0 <= self.randaugment_magnitude <= HIGHEST_MAGNITUDE, f"from 0 to {HIGHEST_MAGNITUDE}"),
             ("regmixup", 0 <= self.regmixup < math.inf, "at least 0 (none)"),
             ("calibration_share", 0 <= self.calibration_share < 1, "at least 0 and below 1"),
             ("calibration_limit", self.calibration_limit >= 1, "at least 1"),

@@ -94,13 +94,14 @@ def load(source: Source, spec: InputSpec, what: str, skip_unreadable: bool = Fal
     if not fits and not skip_unreadable:
         return Pictures(source, spec, None)
     array = np.empty((len(source), spec.crop, spec.crop, 3), np.uint8) if fits else None
-    unreadable: dict[int, TrainingError] = {}
+    unreadable: dict[int, str] = {}
 
     def fill(row: int) -> None:
         try:
             pixels = source.pixels(row, spec)
         except TrainingError as exc:
-            unreadable[row] = exc
+            # Not the exception, whose traceback holds the picture.
+            unreadable[row] = str(exc)
         else:
             if array is not None:
                 array[row] = pixels
@@ -115,7 +116,7 @@ def load(source: Source, spec: InputSpec, what: str, skip_unreadable: bool = Fal
     if not unreadable:
         return Pictures(source, spec, array)
     if not skip_unreadable:
-        named = "; ".join(str(unreadable[row]) for row in sorted(unreadable)[:NAMED]) + ("; ..." if len(unreadable) > NAMED else "")
+        named = "; ".join(unreadable[row] for row in sorted(unreadable)[:NAMED]) + ("; ..." if len(unreadable) > NAMED else "")
         raise TrainingError(f"{what}: {len(unreadable)} of {len(source)} cannot be read ({CURE}): {named}")
     print(f"{what}: {len(unreadable)} of {len(source)} pictures could not be read and are left out")
     kept = np.setdiff1d(np.arange(len(source)), list(unreadable))

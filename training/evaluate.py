@@ -22,7 +22,7 @@ from service.bundle.evaluation import (
     PostprocessorEvaluation,
     Search,
 )
-from training.benchmarks import Targets
+from training.benchmarks import Targets, few
 from training.boundary import scaled_logits, weight_distances
 from training.checkpoint import Trained
 from training.config import TrainingError
@@ -92,10 +92,6 @@ def check_answers(trained: Trained, id_test: Source, name: str) -> None:
     if set(ours) & set(theirs):
         raise TrainingError(f"the network's classes are {few(ours)}; those of {name} are {few(theirs)}")
     print(f"the network's classes are called {few(ours)}, those of {name} {few(theirs)}: taken as the same, in this order")
-
-
-def few(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + ", …" * (len(names) > 10)
 
 
 def check_known(keys: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.bundle.calibration import CalibrationInfo
-from service.bundle.decision import TooFewCalibrationImages, images_needed, open_gate
+from service.bundle.decision import TooFewCalibrationImages, images_needed, least_alpha, open_gate
 from service.bundle.evaluation import Evaluation, Search
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -28,7 +28,7 @@ from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
 from training.data import Pictures
-from training.evaluate import Answers, Fitted, choices, conclude, fit, full_spectrum, operating_points, summarise
+from training.evaluate import Answers, Fitted, check_answers, choices, conclude, fit, full_spectrum, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
 from training.halves import round_weights
@@ -68,6 +68,7 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
         raise TrainingError(
             f"alpha {asked.alpha:g} needs at least {needed} calibration pictures, {trained.recipe.data} leaves {len(parts.calibration)}"
         )
+    check_answers(trained, targets.id_test, targets.id_name)
     fitted = fit(trained, parts, cache, asked.postprocessors, choices(found))
     network = round_weights(trained.network) if asked.precision == "fp16" else trained.network
     graph = Graph(network, fitted.probabilities, fitted.postprocessors).eval()
@@ -222,7 +223,7 @@ def promise(calibration: Array, keys: Sequence[str], asked: Export) -> str:
         raise TrainingError(str(exc)) from None
     default = asked.default_postprocessor
     others = [key for key in keys if key != default]
-    expected, least = gates[default].expected_false_reject_ratio, math.ceil(1e5 * (1 - asked.delta ** (1 / n))) / 1e5
+    expected, least = gates[default].expected_false_reject_ratio, math.ceil(1e5 * least_alpha(n, asked.delta)) / 1e5
     return "\n".join(
         [
             f"{default} decides" + (f"; --default-postprocessor lets another do so: {' '.join(others)}" if others else ""),

@@ -44,8 +44,8 @@ def extract(network: Classifier, source: Source, spec: InputSpec, what: str, ski
 
 
 class FeatureCache:
-    """Outputs of one run's best network, per set, in `<run>/features`. New weights or other pictures do not meet old files: labels are
-    compared, and a sample of pixels as the network sees them.
+    """Outputs of one run's best network, per set, in `<run>/features`. New weights or another set do not meet old files: labels and
+    names are compared, and of about a hundred pictures the pixels as the network sees them.
     """
 
     def __init__(self, run: Path, trained: Trained) -> None:
@@ -56,6 +56,7 @@ class FeatureCache:
 
     def outputs(self, name: str, source: Source) -> Outputs:
         digest = hashlib.sha256(self.weights.encode() + source.labels.tobytes())
+        digest.update("\n".join(map(source.name, range(len(source)))).encode())
         for row in range(0, len(source), max(1, len(source) // SAMPLE)):
             with suppress(TrainingError):  # an unreadable one is told where all are read
                 digest.update(source.pixels(row, self.trained.recipe.input).tobytes())

@@ -1,5 +1,6 @@
 """The three disjoint parts of an ID set: train, validation (which checkpoint), calibration (which threshold)."""
 
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,14 +63,19 @@ def check_same_classes(part: Source, train: Source, name: str) -> None:
 
 def without(source: Source, other: Source) -> Source:
     """The pictures of a set that are not of the other one."""
-    names = {other.name(i) for i in range(len(other))}
-    return source.subset(np.array([i for i in range(len(source)) if source.name(i) not in names], np.int64))
+    there = {*places(other)}
+    return source.subset(np.array([i for i, place in enumerate(places(source)) if place not in there], np.int64))
+
+
+def places(source: Source) -> list[str]:
+    """The pictures' names, the same for the same picture however its folder is spelt."""
+    return [os.path.abspath(source.name(i)) for i in range(len(source))]  # noqa: PTH100 -- resolve() asks the disk, a million times for ImageNet
 
 
 def check_apart(validation: Source, train: Source) -> None:
-    chosen = {validation.name(i) for i in range(len(validation))}
-    for i in range(len(train)):
-        if train.name(i) in chosen:
+    chosen = {*places(validation)}
+    for i, place in enumerate(places(train)):
+        if place in chosen:
             raise TrainingError(f"{train.name(i)} is in the training data and in the validation set")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from training.choices import HIGHEST
+from training.choices import HIGHEST_MAGNITUDE
 
 Operation = Callable[[Tensor, float, int], Tensor]
 
@@ -51,6 +51,6 @@ def randaugment(images: Tensor, operations: int, magnitude: int, generator: Gene
         changed = x.clone()
         for value in drawn.unique().tolist():
             rows = (drawn == value).nonzero().flatten().to(x.device)
-            changed[rows] = kinds[value // 2](x[rows], magnitude / HIGHEST, 2 * (value % 2) - 1)
+            changed[rows] = kinds[value // 2](x[rows], magnitude / HIGHEST_MAGNITUDE, 2 * (value % 2) - 1)
         x = changed
     return x.permute(0, 2, 3, 1)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from service.bundle.decision import Gate, TooFewCalibrationImages, open_gate
 from service.bundle.evaluation import OperatingPoint, Search
-from training import checkpoint, figures
+from training import figures
 from training.benchmarks import Targets
 from training.boundary import scaled_logits, weight_distances
 from training.checkpoint import Trained, code_version, load_trained
@@ -23,6 +23,7 @@ from training.comparison import Table, caught_table, colours, partial_groups, se
 from training.evaluate import operating_points
 from training.features import FeatureCache
 from training.figures import OodScores
+from training.files import write_text
 from training.gallery import Gallery, Strip
 from training.measure import Measured, measure
 from training.metrics import aurc, effective_rank, expected_calibration_error, reliability, selective_risk, spectrum
@@ -160,4 +161,4 @@ class Writer:
 
 def report(run: Path, trained: Trained, targets: Targets, keys: Sequence[str], page: Page, out: Path, found: Search | None = None) -> None:
     """Writes the page of one run to `out`. found: the search whose choices the scores are fitted with. TrainingError where it cannot."""
-    checkpoint.write_text(out, Writer(measure(run, trained, targets, keys, found), page).write())
+    write_text(out, Writer(measure(run, trained, targets, keys, found), page).write())

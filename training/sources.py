@@ -25,7 +25,7 @@ NO_LABEL = -1
 class Source:
     """Pictures not yet decoded: labels (N,), a name for each in messages, and how to read one.
 
-    whole: they come as the network wants them, so nothing is cut off: the shorter side is brought to the size of the crop.
+    whole: nothing is cut off a square one: the shorter side is brought to the size of the crop.
     """
 
     classes: tuple[str, ...]

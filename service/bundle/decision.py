@@ -81,6 +81,11 @@ def images_needed(alpha: float, guarantee: Guarantee, delta: float) -> int:
     return math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9)
 
 
+def least_alpha(n: int, delta: float) -> float:
+    """The smallest alpha under which n calibration images let anything be rejected, with confidence 1 - delta: `images_needed` turned round."""
+    return 1 - float(delta ** (1 / n))
+
+
 def flag_by_fdr(values: NDArray[np.float64], fdr: float) -> NDArray[np.bool_]:
     """Which of these p-values (m,) to flag, so that on average at most a share fdr of those flagged are ID.
 

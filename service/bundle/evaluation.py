@@ -96,8 +96,8 @@ class Search(Strict):
 
 
 class Evaluation(Strict):
-    """evaluation.json: measured on this very graph. ece: of the served probabilities; ece_raw: of softmax(f); ece_scaled: of softmax(f / D(z)),
-    both without a temperature; None where it was not measured.
+    """evaluation.json: measured on this very graph. ece: of the served probabilities. Of the network in fp32, without a temperature:
+    ece_raw of softmax(f), ece_scaled of softmax(f / D(z)), None where it was not measured.
 
     id_expected: pictures of the benchmark's list; fewer are partial. search: None where every score has its defaults.
     """

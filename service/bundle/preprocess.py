@@ -21,7 +21,7 @@ SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF87a", 
 # The longer side over the shorter: 2 x 20,000,000 pixels, resized to a shorter side of 256, would take 2 TB.
 MAX_ASPECT = 200
 # A progressive JPEG repeats itself, finer with each scan, which takes the time of all pixels and few bytes. Encoders write ten, of CMYK eighteen.
-MAX_SCANS = 30
+MAX_SCANS, MAX_SEGMENTS = 30, 2000
 START_OF_SCAN, END_OF_IMAGE, ALONE = 0xDA, 0xD9, (0x01, 0xD8)
 # Within a scan, 0xff before a zero is data and before 0xd0 to 0xd7 a restart.
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -99,7 +99,7 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise TooLong(f"image has {width}x{height} pixels, one side may be at most {MAX_ASPECT} times the other")
         if too_many_scans(data):
-            raise TooManyScans(f"the JPEG has more than {MAX_SCANS} scans, which is the most that is decoded")
+            raise TooManyScans(f"the JPEG has more than {MAX_SCANS} scans or {MAX_SEGMENTS} segments, which are the most that are decoded")
         try:
             image.load()
             return to_pixels(image, spec)
@@ -108,17 +108,19 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
 
 
 def too_many_scans(data: bytes) -> bool:
-    """Whether this is a JPEG of more than MAX_SCANS."""
+    """Whether this is a JPEG of more than MAX_SCANS, or of so many segments that looking through them would take as long."""
     if not data.startswith(b"\xff\xd8") or data.count(b"\xff\xda") <= MAX_SCANS:
         return False
     # Thumbnails, and whatever else lies in a segment or after the end, have markers as well: those of the picture itself are counted.
     found = place = 0
-    while found <= MAX_SCANS and (marker := MARKER.search(data, place)) and (kind := data[marker.end() - 1]) != END_OF_IMAGE:
+    for _ in range(MAX_SEGMENTS):
+        if found > MAX_SCANS or not (marker := MARKER.search(data, place)) or (kind := data[marker.end() - 1]) == END_OF_IMAGE:
+            return found > MAX_SCANS
         found += kind == START_OF_SCAN
         place = marker.end()
         if kind not in ALONE:
             place += int.from_bytes(data[place : place + 2], "big")
-    return found > MAX_SCANS
+    return True
 
 
 def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:

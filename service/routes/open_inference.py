@@ -17,7 +17,7 @@ from service.model import Model
 from service.multipart import TooManyImages
 from service.place import Array
 from service.repository import UnknownModel
-from service.tensors import DIGITS, HEADER_LENGTH, IMAGES, OUTPUTS, read_images, read_request, split, write_response
+from service.tensors import DIGITS, HEADER_LENGTH, IMAGES, OUTPUTS, InvalidTensor, read_images, read_request, split, write_response
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 BODY: dict[str, Any] = {
@@ -108,7 +108,8 @@ async def answer(request: Request, model: Model, deadline: float) -> Response:
     header, binary = split(body, request.headers.get(HEADER_LENGTH))
     # base64 has no commas, so they count the values before anything is built from them.
     if header.count(b",") > (most := settings.max_images_per_request * size * size * 3 + BESIDE):
-        raise TooManyImages(f"the JSON has more than {most} values, which {settings.max_images_per_request} images of {size}x{size} do not need")
+        allowed = f"images must be UINT8[N, {size}, {size}, 3] or BYTES[N], N at most {settings.max_images_per_request}"
+        raise InvalidTensor(f"the JSON has more than {most} values: {allowed}")
     asked = await asyncio.to_thread(read_request, header) if len(header) > LARGE_BYTES else read_request(header)
     (tensor,) = asked.inputs
     if tensor.shape[0] > settings.max_images_per_request:

@@ -265,7 +265,7 @@ def test_bodies_that_are_held_together_share_one_limit(models_dir: Path) -> None
             patience = time.monotonic() + 20
             while (refused := client.post("/predict", content=bytes(90_000))).status_code != 429:
                 assert time.monotonic() < patience, "the body that waits is not counted"
-            check(refused, 429, "queue-full", "180000 bytes of requests' bodies are being read or answered, at most 150000 may")
+            check(refused, 429, "too-many-bytes", "180000 bytes of requests' bodies are being read or answered, at most 150000 may")
             assert int(refused.headers["Retry-After"]) >= 1
             assert client.post("/predict", content=id_png(), headers=PNG).status_code == 200
         # What is counted is counted off again, whether the client stayed or left.

@@ -130,6 +130,16 @@ def test_a_head_has_a_limit(client: httpx.Client, head: bytes) -> None:
     assert (status, json.loads(body)["type"]) == (431, "urn:oodgate:problem:head-too-large")
 
 
+def test_trailers_have_the_same_limit(client: httpx.Client) -> None:
+    chunked = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+    with connect(client) as connection:
+        connection.sendall(chunked)
+        # By when this is answered that has been read.
+        client.get("/livez")
+        connection.sendall(b"X: a\r\n" * 20_000)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 431 ")
+
+
 def test_bodies_do_not_count_as_heads(client: httpx.Client) -> None:
     with connect(client) as connection:
         for _ in range(3):

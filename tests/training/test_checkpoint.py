@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from training import checkpoint
-from training.checkpoint import load_trained, write, write_text
+from training.checkpoint import load_trained
 from training.config import Recipe, TrainingError
+from training.files import write, write_text
 from training.networks import build_network
 
 

@@ -49,12 +49,14 @@ def test_the_cache_answers_without_the_network_and_not_for_other_weights(trained
     assert not torch.equal(first.logits, other.logits)
 
 
-def test_the_cache_does_not_answer_for_other_pictures_of_the_same_names(trained_run: Path, tmp_path: Path) -> None:
+def test_the_cache_does_not_answer_for_other_pictures_nor_other_names(trained_run: Path, tmp_path: Path) -> None:
     trained = load_trained(trained_run)
     source = open_parts(trained.recipe).validation
     first = FeatureCache(tmp_path, trained).outputs("validation", source)
     other = FeatureCache(tmp_path, trained).outputs("validation", replace(source, read=lambda row: source.read(len(source) - 1 - row)))
     torch.testing.assert_close(other.features, first.features.flip(0))
+    FeatureCache(tmp_path, trained).outputs("validation", replace(source, name=lambda row: f"other {row}"))
+    assert len(list((tmp_path / "features").iterdir())) == 3
 
 
 def test_features_come_with_logits_of_the_head_and_the_labels(trained_run: Path) -> None:
@@ -128,12 +130,18 @@ def test_without_test_pictures_it_is_said_that_the_validation_pictures_are_measu
 def test_without_an_ood_set_an_earlier_evaluation_is_not_written_over(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "table.json"
     file.write_text("of yesterday")
-    main(["evaluate", str(trained_run), "--postprocessors", "msp", "--json", str(file)])
+    with pytest.raises(SystemExit, match=rf"there is no OOD set .* so no score is measured and {file} is not written"):
+        main(["evaluate", str(trained_run), "--postprocessors", "msp", "--json", str(file)])
+    assert file.read_text() == "of yesterday"
+    capsys.readouterr()
+    kept = trained_run / "evaluation.json"
+    before = kept.read_bytes() if kept.exists() else None
+    main(["evaluate", str(trained_run), "--postprocessors", "msp"])
     said = capsys.readouterr().out
     assert "accuracy" in said
-    assert f"there is no OOD set (--near or --far NAME=PLACE, or --benchmark), so no score is measured and {file} is not written" in said
+    assert f"there is no OOD set (--near or --far NAME=PLACE, or --benchmark), so no score is measured and {kept} is not written" in said
     assert "AUROC" not in said
-    assert file.read_text() == "of yesterday"
+    assert (kept.read_bytes() if kept.exists() else None) == before
 
 
 def test_a_place_without_a_name_is_refused_in_one_sentence(trained_run: Path, mixtures: Path) -> None:
@@ -195,6 +203,19 @@ def test_test_pictures_that_chose_the_checkpoint_are_not_measured(
     said = capsys.readouterr().out
     assert "30 of 120 test pictures chose the checkpoint and are left out" in said
     assert "90 ID pictures" in said
+
+
+def test_where_every_test_picture_chose_the_checkpoint_nothing_is_measured(
+    write_parquet: WriteParquet, mixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(tmp_path / "set" / "train.parquet")
+    write_parquet(tmp_path / "set" / "test.parquet")
+    # Whatever way the place is spelt.
+    monkeypatch.chdir(tmp_path)
+    words = ["--width", "8", "--epochs", "1", "--batch-size", "32", "--out", "run"]
+    main(["train", "--data", str(tmp_path / "set"), "--validation", "set/test.parquet", *words])
+    with pytest.raises(SystemExit, match=r"all 120 test pictures of .* chose the checkpoint, there is none to measure on"):
+        main(["evaluate", "run", "--far", f"mixtures={mixtures}", "--postprocessors", "msp"])
 
 
 def test_the_calibration_of_each_kind_of_probabilities_is_measured(trained_run: Path, targets: Targets) -> None:

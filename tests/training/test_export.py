@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,13 @@ def test_what_cannot_be_promised_is_refused_and_leaves_nothing(
         export(trained_run, load_trained(trained_run), targets, Export("blobs", tmp_path, **asked))  # type: ignore[arg-type]
     assert not list(tmp_path.rglob(MANIFEST))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_network_is_not_exported_with_the_evaluation_of_other_classes(trained_run: Path, targets: Targets, tmp_path: Path) -> None:
+    other = replace(targets, id_test=replace(targets.id_test, classes=("red", "green", "blue")))
+    with pytest.raises(TrainingError, match="the network's classes are blue, green, red; those of"):
+        export(trained_run, load_trained(trained_run), other, Export("blobs", tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_score_that_takes_id_for_the_stranger_is_refused_by_name() -> None:

@@ -4,7 +4,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import v2
 
 from training.augment import augment
-from training.choices import HIGHEST
+from training.choices import HIGHEST_MAGNITUDE
 from training.randaugment import OPERATIONS, randaugment
 
 TORCHVISIONS = {
@@ -38,7 +38,7 @@ def test_each_operation_is_torchvisions(name: str, magnitude: int, monkeypatch: 
     space = theirs._AUGMENTATION_SPACE
     monkeypatch.setattr(theirs, "_AUGMENTATION_SPACE", {TORCHVISIONS[name]: space[TORCHVISIONS[name]]})
     images = pictures(3).permute(0, 3, 1, 2)
-    ours = [OPERATIONS[name](images, magnitude / HIGHEST, sign) for sign in (-1, 1)]
+    ours = [OPERATIONS[name](images, magnitude / HIGHEST_MAGNITUDE, sign) for sign in (-1, 1)]
     torch.manual_seed(0)
     for _ in range(8):  # either sign, as it falls
         expected = theirs(images)

@@ -80,6 +80,14 @@ def test_a_reproduction_of_toy_length_goes_on_where_it_was_and_writes_its_page(
     assert list(again.best.postprocessors) == [*REGISTRY, *EVALUATED_ONLY]
 
 
+def test_a_search_without_its_pictures_is_refused_before_anything_is_trained(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "tiny-imagenet" / "validation.parquet").unlink()
+    monkeypatch.setattr(sys, "argv", ["reproduce", "--root", str(root), "--out", str(tmp_path / "runs"), "--page", str(tmp_path / "page.md")])
+    with pytest.raises(SystemExit, match="no OOD validation pictures to search on: --no-search"):
+        reproduce.main()
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_runs_of_several_commands_come_onto_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in (0, 1, 2):
         (tmp_path / f"s{seed}.json").write_text(numbers(seed, command=f"reproduce --seeds {seed} --page here.md").model_dump_json())

@@ -192,7 +192,7 @@ def with_scans(extra: int) -> bytes:
 def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
     own = with_scans(0).count(b"\xff\xda")
     decode(with_scans(MAX_SCANS - own), SPEC)
-    with pytest.raises(TooManyScans, match=f"the JPEG has more than {MAX_SCANS} scans, which is the most that is decoded"):
+    with pytest.raises(TooManyScans, match=f"the JPEG has more than {MAX_SCANS} scans or 2000 segments, which are the most that are decoded"):
         decode(with_scans(MAX_SCANS - own + 1), SPEC)
 
 
@@ -206,6 +206,15 @@ def test_scans_of_what_comes_along_with_a_jpeg_are_not_its_own(where: str) -> No
     else:
         data += others
     np.testing.assert_array_equal(decode(data, SPEC), decode(with_scans(0), SPEC))
+
+
+@pytest.mark.parametrize("filling", [b"\xff\x01", b"\xff\xe0\x00\x02"])
+def test_a_jpeg_of_nothing_but_segments_is_not_looked_through_to_its_end(filling: bytes) -> None:
+    data = with_scans(0)
+    first = data.index(b"\xff\xda")
+    # That the end is never seen is what the scans after it show.
+    assert too_many_scans(data[:first] + filling * 3000 + b"\xff\xd9" + b"\xff\xda" * 50)
+    assert not too_many_scans(data[:first] + filling * 100 + b"\xff\xd9" + b"\xff\xda" * 50)
 
 
 def test_no_marker_hides_scans() -> None:
