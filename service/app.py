@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, closing, nullcontext
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__, errors
@@ -19,7 +19,7 @@ from service.feedback import Recent
 from service.keys import Guard, Keys
 from service.metrics import Metrics
 from service.repository import Repository
-from service.routes import feedback, health, models, open_inference, predict
+from service.routes import feedback, health, models, open_inference, page, predict
 from service.runtime import cpu_quota
 from service.schemas import Problem
 from service.settings import Settings
@@ -35,6 +35,8 @@ class Application(FastAPI):
 
     direct: ASGIApp
     context: Context
+    # As FastAPI's own `routes` were before it kept each router in one piece.
+    every_route: list[BaseRoute]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A prediction passes by the router and by FastAPI's own middleware, which would take as long as all else on the event loop."""
@@ -105,6 +107,8 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
     # FastAPI's own way to a function reads parameters and dependencies that these routes do not have; its router's /predict is there for the schema.
     for place in open_inference.PATHS:
         app.add_route(f"/v2{place}/infer", open_inference.infer, methods=["POST"], include_in_schema=False)
-    for routes in (predict, feedback, models, health, open_inference):
+    app.every_route = list(app.routes)
+    for routes in (predict, feedback, models, health, open_inference, page):
+        app.every_route += routes.router.routes
         app.include_router(routes.router)
     return app

@@ -6,6 +6,7 @@ import time
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors, logs
@@ -76,7 +77,5 @@ def route_of(scope: Scope) -> str:
     route = scope.get("route")
     if route is None:
         # FastAPI's router notes only its own kind of route, and no router has seen what was refused for its key.
-        endpoint, path = scope.get("endpoint"), scope["path"]
-        same = (other for other in scope["app"].routes if (other.endpoint is endpoint if endpoint else getattr(other, "path", "") == path))
-        route = next(same, None)
+        route = next((other for other in scope["app"].every_route if other.matches(scope)[0] is not Match.NONE), None)
     return str(getattr(route, "path", UNMATCHED))
