@@ -14,8 +14,9 @@ PIP := bin/python -m pip --disable-pip-version-check --no-input
 SERVE := .venv
 DEV := .venv-dev
 
-# What the tests of deploy/ ask. In Debian these are the packages nginx-light, prometheus (promtool too) and kubernetes-client.
-TOOLS := nginx prometheus promtool kubectl
+# What the tests of deploy/ and of the page ask. In Debian these are the packages nginx-light, prometheus (promtool too), kubernetes-client,
+# chromium and chromium-driver.
+TOOLS := nginx prometheus promtool kubectl chromium chromedriver
 
 .PHONY: serve test dev tools lint types imports reproduce requirements clean
 
@@ -44,7 +45,8 @@ tools:
 	@missing=; for tool in $(TOOLS); do command -v $$tool > /dev/null || missing="$$missing $$tool"; done; \
 	if [ -n "$$missing" ]; then \
 	    if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo "make tools: not installed:$$missing" >&2; exit 1; fi; \
-	    packages=$$(for tool in $$missing; do case $$tool in nginx) echo nginx-light;; kubectl) echo kubernetes-client;; *) echo prometheus;; esac; done | sort -u); \
+	    packages=$$(for tool in $$missing; do case $$tool in nginx) echo nginx-light;; kubectl) echo kubernetes-client;; chromium) echo chromium;; \
+	        chromedriver) echo chromium-driver;; *) echo prometheus;; esac; done | sort -u); \
 	    apt-get update --quiet --quiet && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install --yes --quiet --quiet --no-install-recommends $$packages; \
 	fi
 

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.settings import Settings, WrongSetting
 
-# Probes, scrapers and readers of the documentation have no keys.
-OPEN = frozenset({"/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+# Probes, scrapers and readers of the documentation have no keys, and the page asks for one.
+OPEN = frozenset({"/", "/page.css", "/page.js", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
 
 
 class MissingKey(Exception):

@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import httpx
@@ -18,7 +17,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def test_with_keys_only_probes_metrics_and_documentation_are_open(models_dir: Path) -> None:
     with serving(models_dir, api_keys=API) as client:
-        for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
+        for path in ("/", "/page.css", "/page.js", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
             assert client.get(path).status_code == 200
         for path in ("/models", "/models/tiny", "/v2", "/v2/models/tiny", "/nothing"):
             check(client.get(path), 401, "missing-key")
@@ -28,7 +27,9 @@ def test_with_keys_only_probes_metrics_and_documentation_are_open(models_dir: Pa
         check(client.post("/predict", content=id_png(), headers=bearer("wrong")), 401, "missing-key", "the key is not known")
         for headers in (bearer(API), {"X-API-Key": API}, {"Authorization": f"bearer  {API}"}):
             assert client.post("/predict", content=id_png(), headers=headers).status_code == 200
-        assert re.search(r'requests_total\{route="/predict",status="401"\} 2', client.get("/metrics").text)
+        counted = client.get("/metrics").text
+        for route, refused in {"/predict": 2, "/models": 1, "/models/{name}": 1, "/v2": 1, "/v2/models/{model}": 1, "unmatched": 1}.items():
+            assert f'requests_total{{route="{route}",status="401"}} {refused}.0\n' in counted
 
 
 def test_reloading_needs_an_admin_key_and_an_api_key_is_not_one(models_dir: Path) -> None:
