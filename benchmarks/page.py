@@ -36,7 +36,7 @@ def first_line(found: Reproduction) -> str:
 
 def partial(found: Reproduction) -> str:
     sets = found.runs[0].best.ood_sets.items()
-    unlike = [f"{name} {about.images:,} of {about.expected:,}" for name, about in sets if about.expected not in (None, about.images)]
+    unlike = [f"{name} {about.images:,} of {about.expected:,}" for name, about in sets if about.incomplete]
     return f"Not as listed: {'; '.join(unlike)}. The means of their groups (*) do not compare with published ones." if unlike else ""
 
 
@@ -105,7 +105,7 @@ def sets(found: Reproduction, variant: str) -> str:
             return [getattr(run.best.postprocessors[key].sets[name], measure) for run in runs]
 
         best = max(found.keys, key=lambda key: statistics.mean(ours(key)))
-        count = f"{about.images:,}" + (f" of {about.expected:,}" if about.expected not in (None, about.images) else "")
+        count = f"{about.images:,}" + (f" of {about.expected:,}" if about.incomplete else "")
         measured = [spread(ours("msp")), spread(ours("msp", "fpr95_id_kept")), f"`{best}` {spread(ours(best))}"]
         rows.append([f"{name} ({about.group})", count, *measured, f"{published[name]:.2f}" if name in published else "–"])
     return table(["set", "pictures", "AUROC, MSP", "FPR95 (ID kept), MSP", "best score, AUROC", "published"], rows)

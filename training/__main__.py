@@ -105,7 +105,7 @@ def run_report(arguments: argparse.Namespace) -> None:
     targets = open_targets(arguments, trained.recipe)
     asked = keys(arguments.postprocessors) or tuple(REGISTRY)
     report(arguments.run_folder, trained, targets, asked, page, out, run_search(arguments, trained, targets, asked))
-    print(f"the report is {out}" + (f"; the full spectrum ({', '.join(targets.shifted)}) is in what evaluate prints" if targets.shifted else ""))
+    print(f"the report is {out}")
 
 
 def run_export(arguments: argparse.Namespace) -> None:

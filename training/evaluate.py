@@ -1,5 +1,6 @@
 """Evaluates scores as OpenOOD v1.5 does, on whatever computed them: cached features here, the exported graph in `export`."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +42,15 @@ Chosen = Mapping[str, dict[str, Hyperparameter]]
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What was computed for one set: probabilities as served (N, C), and per score (N,)."""
+
+    labels: Array
+    probabilities: Array
+    scores: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
 class Fitted:
     """All chosen scores and the probabilities, fitted, with the features that were used for it."""
 
@@ -48,14 +58,11 @@ class Fitted:
     probabilities: Probabilities
     validation: Outputs
 
-
-@dataclass(frozen=True)
-class Answers:
-    """What was computed for one set: probabilities as served (N, C), and per score (N,)."""
-
-    labels: Array
-    probabilities: Array
-    scores: Mapping[str, Array]
+    @torch.inference_mode()
+    def answers(self, outputs: Outputs) -> Answers:
+        """Of one set, from its features."""
+        served = self.probabilities(outputs.logits).numpy()
+        return Answers(outputs.labels.numpy(), served, {key: score(postprocessor, outputs) for key, postprocessor in self.postprocessors.items()})
 
 
 def fitting_parts(trained: Trained, parts: Parts, cache: FeatureCache) -> tuple[Outputs, Outputs]:
@@ -190,12 +197,9 @@ def evaluate(run: Path, trained: Trained, targets: Targets, keys: Sequence[str],
     fitted = fit(trained, open_parts(trained.recipe), cache, [key for key in keys if key not in gradients], chosen)
 
     def answers(name: str, source: Source) -> Answers:
-        outputs = cache.outputs(name, source)
-        scores = {key: score(postprocessor, outputs) for key, postprocessor in fitted.postprocessors.items()}
-        scores |= score_pictures(trained, source, name, gradients)
-        with torch.inference_mode():
-            served = fitted.probabilities(outputs.logits).numpy()
-        return Answers(outputs.labels.numpy(), served, {key: scores[key] for key in keys})
+        found = fitted.answers(cache.outputs(name, source))
+        scores = {**found.scores, **score_pictures(trained, source, name, gradients)}
+        return dataclasses.replace(found, scores={key: scores[key] for key in keys})
 
     inside = answers("ID test", targets.id_test)
     ood_scores = {name: answers(name, source).scores for name, source in targets.sources.items()}

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from service.bundle.evaluation import Evaluation, Search
 from training.benchmarks import Targets
 from training.checkpoint import Trained
 from training.config import TrainingError
-from training.evaluate import Fitted, check_answers, choices, conclude, fit, score, summarise
+from training.evaluate import Fitted, check_answers, choices, conclude, fit, full_spectrum, summarise
 from training.features import FeatureCache
 from training.parts import open_parts
 from training.postprocessors import EVALUATED_ONLY, Outputs
@@ -23,7 +22,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """Outputs, and per score the scores of ID (N,) and OOD pictures (M,) and the sorted ones of calibration pictures (n,)."""
+    """Outputs, and per score the scores of ID (N,), OOD (M,) and shifted ID pictures (K,) and the sorted ones of calibration pictures (n,)."""
 
     trained: Trained
     targets: Targets
@@ -32,6 +31,7 @@ class Measured:
     outside: Mapping[str, Outputs]
     id_scores: Mapping[str, Array]
     ood_scores: Mapping[str, Mapping[str, Array]]
+    shifted_scores: Mapping[str, Mapping[str, Array]]
     calibration: Mapping[str, Array]
     evaluation: Evaluation
 
@@ -51,17 +51,16 @@ def measure(run: Path, trained: Trained, targets: Targets, keys: Sequence[str], 
     check_answers(trained, targets.id_test, targets.id_name)
     cache, parts = FeatureCache(run, trained), open_parts(trained.recipe)
     fitted = fit(trained, parts, cache, keys, choices(found))
-    scores = fitted.postprocessors
     inside = cache.outputs("ID test", targets.id_test)
     outside = {name: cache.outputs(name, source) for name, source in targets.sources.items()}
-    id_scores = {key: score(scores[key], inside) for key in keys}
-    ood_scores = {name: {key: score(scores[key], outputs) for key in keys} for name, outputs in outside.items()}
+    answers = fitted.answers(inside)
+    ood_scores = {name: fitted.answers(outputs).scores for name, outputs in outside.items()}
+    shifted = {name: fitted.answers(cache.outputs(name, source)) for name, source in targets.shifted.items()}
     calibration = dict.fromkeys(keys, np.empty(0, np.float32))
     if len(parts.calibration):
         held_out = cache.outputs("calibration", parts.calibration)
-        calibration = {key: np.sort(score(scores[key], held_out)) for key in keys}
-    with torch.inference_mode():
-        served = fitted.probabilities(inside.logits).numpy()
-    table = summarise(id_scores, ood_scores, targets.ood_sets)
-    evaluation = conclude(targets, inside.labels.numpy(), served, inside.logits, trained.network.head, table, found=found)
-    return Measured(trained, targets, fitted, inside, outside, id_scores, ood_scores, calibration, evaluation)
+        calibration = {key: np.sort(scores) for key, scores in fitted.answers(held_out).scores.items()}
+    table, spectrum = summarise(answers.scores, ood_scores, targets.ood_sets), full_spectrum(targets, answers, shifted, ood_scores)
+    evaluation = conclude(targets, answers.labels, answers.probabilities, inside.logits, trained.network.head, table, spectrum, found)
+    shifted_scores = {name: found.scores for name, found in shifted.items()}
+    return Measured(trained, targets, fitted, inside, outside, answers.scores, ood_scores, shifted_scores, calibration, evaluation)

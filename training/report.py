@@ -19,7 +19,7 @@ from training import figures
 from training.benchmarks import Targets
 from training.boundary import scaled_logits, weight_distances
 from training.checkpoint import Trained, code_version, load_trained
-from training.comparison import Table, caught_table, colours, partial_groups, separation_tables
+from training.comparison import Table, caught_table, colours, lost_table, separation_tables
 from training.evaluate import operating_points
 from training.features import FeatureCache
 from training.figures import OodScores
@@ -51,6 +51,7 @@ class Scored:
     gate: Gate | None
     rejected: float
     caught: Mapping[str, float]
+    lost: Mapping[str, float]
     points: Sequence[OperatingPoint]
     histograms: Markup
     roc: Markup
@@ -93,6 +94,7 @@ class Writer:
             gate=gate,
             rejected=float((inside > limit).mean()),
             caught=caught,
+            lost={name: float((scores[key] > limit).mean()) for name, scores in measured.shifted_scores.items()},
             points=points,
             histograms=Markup(figures.histograms(f"histograms-{key}", inside, outside, threshold)),
             roc=Markup(figures.roc(f"roc-{key}", inside, outside, threshold)),
@@ -122,11 +124,14 @@ class Writer:
         return Markup(figures.spectrum("spectrum", {name: (values, effective_rank(values)) for name, values in spectra.items()}))
 
     def tables(self, scored: Sequence[Scored]) -> list[Table]:
-        found = separation_tables(self.measured.evaluation, self.colours)
-        caught = {entry.key: entry.caught for entry in scored if entry.gate}
-        if len(caught) < len(scored):
+        evaluation, alpha = self.measured.evaluation, self.page.alpha
+        found = separation_tables(evaluation, self.colours)
+        if not all(entry.gate for entry in scored):
             return found
-        return [caught_table(self.measured.evaluation, self.colours, caught, self.page.alpha), *found]
+        caught = caught_table(evaluation, self.colours, {entry.key: entry.caught for entry in scored}, alpha)
+        if evaluation.full_spectrum is None:
+            return [caught, *found]
+        return [caught, lost_table(evaluation.full_spectrum, {entry.key: entry.lost for entry in scored}, alpha), *found]
 
     def write(self) -> str:
         measured = self.measured
@@ -145,6 +150,7 @@ class Writer:
             measured=measured,
             recipe=measured.trained.recipe,
             evaluation=measured.evaluation,
+            shifted_sets=measured.evaluation.full_spectrum.shifted_sets if measured.evaluation.full_spectrum else {},
             colours=self.colours,
             version=code_version(),
             scored=scored,
@@ -154,7 +160,6 @@ class Writer:
             reliability=self.reliability(),
             risk=Markup(figures.risk_coverage("risk", risks)),
             spectrum=self.spectrum(),
-            partial=partial_groups(measured.evaluation),
             dimensions=measured.inside.features.shape[1],
         )
 

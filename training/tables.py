@@ -27,13 +27,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
     spectrum = evaluation.full_spectrum
     if spectrum is None:
         return
-    stars, parts = evaluation.incomplete(), []
+    parts = []
     for name, about in spectrum.shifted_sets.items():
-        short = about.expected != about.images
-        stars |= {"near", "far"} if short else set()
-        parts.append(f"{name}{'*' * short} {about.images}" + (f" ({about.accuracy:.2%})" if about.accuracy is not None else " (absent)"))
+        parts.append(f"{name}{'*' * about.incomplete} {about.images}" + (f" ({about.accuracy:.2%})" if about.accuracy is not None else " (absent)"))
     console.print(f"full spectrum: accuracy {spectrum.accuracy:.2%} with the shifted sets as ID: {', '.join(parts)}")
-    print_separations(console, evaluation, spectrum.postprocessors, "AUROC in %, full spectrum", stars)
+    print_separations(console, evaluation, spectrum.postprocessors, "AUROC in %, full spectrum", evaluation.incomplete() | spectrum.incomplete())
 
 
 def print_separations(

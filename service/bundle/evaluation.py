@@ -17,12 +17,21 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class OodSet(Strict):
-    """One OOD set of an evaluation. `expected` is the benchmark's count; a set with fewer images is partial."""
+class Count(Strict):
+    """How many images of a set there were. `expected` is the benchmark's count; a set with fewer is absent or partial."""
 
-    group: Group
     images: int
     expected: int | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        return self.expected not in (None, self.images)
+
+
+class OodSet(Count):
+    """One OOD set of an evaluation."""
+
+    group: Group
 
 
 class Separation(Strict):
@@ -59,11 +68,9 @@ class PostprocessorEvaluation(Strict):
     operating_points: tuple[OperatingPoint, ...] = ()
 
 
-class ShiftedSet(Strict):
-    """ID classes under covariate shift. A set with fewer images than `expected` is partial; accuracy is None of an absent one."""
+class ShiftedSet(Count):
+    """ID classes under covariate shift; accuracy is None of an absent set."""
 
-    images: int
-    expected: int | None = None
     accuracy: Ratio | None = None
 
 
@@ -73,6 +80,11 @@ class FullSpectrum(Strict):
     accuracy: Ratio
     shifted_sets: dict[str, ShiftedSet]
     postprocessors: dict[str, PostprocessorEvaluation]
+
+    def incomplete(self) -> frozenset[str]:
+        """As of the evaluation. One shifted set that lacks pictures makes both means incomplete."""
+        sets = {name for name, about in self.shifted_sets.items() if about.incomplete}
+        return frozenset({*sets, "near", "far"} if sets else ())
 
 
 class Choice(Strict):
@@ -116,7 +128,7 @@ class Evaluation(Strict):
 
     def incomplete(self) -> frozenset[str]:
         """Names of the sets that are absent or partial, and of the groups whose mean lacks pictures because of that."""
-        sets = {name: about for name, about in self.ood_sets.items() if about.expected not in (None, about.images)}
+        sets = {name: about for name, about in self.ood_sets.items() if about.incomplete}
         groups = {about.group for about in sets.values()}
         if self.id_expected not in (None, self.id_images):
             groups = {"near", "far"}

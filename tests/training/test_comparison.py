@@ -2,7 +2,7 @@ from training.comparison import shaded
 
 
 def shades(more_is_better: bool, *column: float | None) -> list[float]:
-    table = shaded("slug", "title", more_is_better, ["set"], {f"score{i}": [value] for i, value in enumerate(column)})
+    table = shaded("slug", "title", more_is_better, ["set"], {f"score{i}": [value] for i, value in enumerate(column)}, frozenset())
     return [cells[0][1] for cells in table.cells.values()]
 
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 
 from service.bundle.decision import open_gate
-from service.bundle.evaluation import Choice, Search
+from service.bundle.evaluation import Choice, Search, ShiftedSet
 from training.__main__ import main
 from training.benchmarks import Targets
 from training.checkpoint import load_trained
+from training.corruptions import corrupted
 from training.evaluate import evaluate
 from training.gallery import Gallery
 from training.measure import measure
@@ -75,6 +77,29 @@ def test_the_threshold_is_the_gates(trained_run: Path, targets: Targets) -> None
     assert (np.diff(calibration) >= 0).all()
     assert scored.gate == open_gate(calibration, 0.1, "pac", 0.1)
     assert scored.caught["mixtures"] == (measured.ood_scores["mixtures"]["msp"] > scored.gate.threshold).mean()
+
+
+def test_shifted_pictures_are_good_ones_in_the_full_spectrum_and_their_losses_are_shown(trained_run: Path, targets: Targets) -> None:
+    trained = load_trained(trained_run)
+    sets = {"noisy": ShiftedSet(images=len(targets.id_test)), "gone": ShiftedSet(images=0, expected=2000)}
+    shifted = replace(targets, shifted={"noisy": corrupted(targets.id_test)}, shifted_sets=sets)
+    measured = measure(trained_run, trained, shifted, ["msp", "knn"])
+    assert measured.evaluation == evaluate(trained_run, trained, shifted, ["msp", "knn"])
+    writer = Writer(measured, Page(alpha=0.1, delta=0.1))
+    scored = writer.scored("msp")
+    assert scored.gate is not None
+    assert scored.lost == {"noisy": (measured.shifted_scores["noisy"]["msp"] > scored.gate.threshold).mean()}
+    text, spectrum = writer.write(), measured.evaluation.full_spectrum
+    assert spectrum is not None
+    lost, full = (re.search(rf'data-metric="{slug}"><table>(.*?)</table>', text, re.DOTALL) for slug in ("lost", "auroc_full"))
+    assert lost is not None
+    assert full is not None
+    assert re.search(rf">noisy<small>{100 * spectrum.shifted_sets['noisy'].accuracy:.1f} % right, {len(targets.id_test)}</small>", lost[1])
+    assert f">{100 * scored.lost['noisy']:.2f}</td>" in lost[1]
+    assert f">{100 * spectrum.postprocessors['msp'].far.auroc:.2f}</td>" in full[1]
+    assert "far*<small>mean" in full[1]
+    assert "far*" not in text.replace(full[1], "")
+    assert "gone is absent, 0 of 2,000 pictures" in text
 
 
 def test_too_few_calibration_pictures_leave_the_page_without_thresholds(trained_run: Path, targets: Targets) -> None:
