@@ -96,6 +96,9 @@ def create_app(settings: Settings, on_start_failure: Callable[[BaseException], N
         version=__version__,
         summary='An image classifier that knows when to say "I don\'t know"',
         lifespan=lifespan,
+        # Both would ask a content delivery network; `page` has the first.
+        docs_url=None,
+        redoc_url=None,
         # A redirected upload is sent twice, or not at all.
         redirect_slashes=False,
     )

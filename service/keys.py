@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.settings import Settings, WrongSetting
 
 # Probes, scrapers and readers of the documentation have no keys, and the page asks for one.
-OPEN = frozenset({"/", "/page.css", "/page.js", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+PROBES = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
+PAGES = {"/", "/page.css", "/page.js", "/openapi.json", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"}
+OPEN = frozenset(PROBES | PAGES)
 
 
 class MissingKey(Exception):

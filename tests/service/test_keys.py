@@ -3,7 +3,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.keys import Keys
+from service.keys import OPEN, Keys
 from service.settings import Settings, WrongSetting
 from tests.bundles import id_png
 from tests.servers import check, serving
@@ -17,7 +17,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def test_with_keys_only_probes_metrics_and_documentation_are_open(models_dir: Path) -> None:
     with serving(models_dir, api_keys=API) as client:
-        for path in ("/", "/page.css", "/page.js", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
+        for path in OPEN:
             assert client.get(path).status_code == 200
         for path in ("/models", "/models/tiny", "/v2", "/v2/models/tiny", "/nothing"):
             check(client.get(path), 401, "missing-key")

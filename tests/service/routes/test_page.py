@@ -75,6 +75,14 @@ def test_it_fetches_nothing_from_elsewhere(client: httpx.Client) -> None:
         assert "//" not in re.sub(r"^ *// .*$", "", answer.text, flags=re.MULTILINE)
 
 
+def test_the_documentation_is_drawn_without_a_content_delivery_network(page: Chrome, client: httpx.Client) -> None:
+    page.find_element(By.LINK_TEXT, "API").click()
+    wait(page, lambda: any("/predict" in block.text for block in page.find_elements(By.CLASS_NAME, "opblock")))
+    asked = page.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert asked
+    assert all(address.startswith((str(client.base_url), "data:")) for address in asked)
+
+
 def test_it_shows_class_p_value_and_verdict_of_each_picture_as_the_server_tells_them(
     page: Chrome, client: httpx.Client, pictures: dict[str, Path]
 ) -> None:
