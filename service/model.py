@@ -193,12 +193,13 @@ class Model:
         )
 
     def operating_points(self, key: str) -> list[OperatingPoint]:
-        """The gate at each standard alpha that can be promised, beside what the evaluation measured there."""
+        """The gate at each standard alpha that may be asked for and can be promised, beside what the evaluation measured there."""
         measured = {}
         if key in self.bundle.evaluation.postprocessors:
             measured = {(point.alpha, point.guarantee): point for point in self.bundle.evaluation.postprocessors[key].operating_points}
         points = []
-        for alpha in sorted({*STANDARD_ALPHAS, self.default.gate.alpha}):
+        allowed = {alpha for alpha in STANDARD_ALPHAS if self.settings.alpha_min <= alpha <= self.settings.alpha_max}
+        for alpha in sorted({*allowed, self.default.gate.alpha}):
             try:
                 references = self.references(self.manifest.postprocessors.index(key), alpha)
             except TooFewCalibrationImages:
