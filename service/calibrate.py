@@ -117,8 +117,9 @@ def show(before: Bundle, after: Bundle, found: list[Scored], settings: Settings)
         rejected = "" if math.isnan(old) else f"{(scores[:, column] > old).mean():.1%}"
         table.add_row(key, f"{old:.4g}", f"{now:.4g}", rejected)
     confidence = f"with {1 - info.delta:.0%} confidence" if settings.guarantee == "pac" else "on average"
+    each = "" if info.per_class is None else ", of each class that has a threshold of its own,"
     Console().print(table)
-    print(f"alpha {info.alpha:g}: {confidence} at most {info.alpha:.4g} of such pictures are rejected; n = {info.n}")
+    print(f"alpha {info.alpha:g}: {confidence} at most {info.alpha:.4g} of such pictures{each} are rejected; n = {info.n}")
     if info.per_class is not None:
         pooled = [name for name, entry in info.per_class.items() if entry.threshold == "pooled"]
         needed = images_needed(info.alpha, settings.guarantee, info.delta)

@@ -90,13 +90,17 @@ def test_unreadable_pictures_and_copies_are_left_out_and_counted(tmp_path: Path,
     assert load_bundle(tmp_path / "models/tiny/2").manifest.calibration.n == 60
 
 
-def test_a_class_with_enough_pictures_gets_its_own_threshold_and_the_others_the_pooled_one(tmp_path: Path) -> None:
+def test_a_class_with_enough_pictures_gets_its_own_threshold_and_the_others_the_pooled_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_bundle(tmp_path / "models")
     images = pixels(600, 8)
     strongest = images.mean(axis=(1, 2)).argmax(axis=1)
     # Of blue there are 40, fewer than the 59 that a PAC threshold needs.
     chosen = images[(strongest != 2) | ((strongest == 2).cumsum() <= 40)]
     assert calibrate(tmp_path / "models", "--per-class", str(write(tmp_path / "new", chosen))) == 0
+    said = "alpha 0.05: with 95% confidence at most 0.05 of such pictures, of each class that has a threshold of its own, are rejected"
+    assert said in capsys.readouterr().out
     bundle = load_bundle(tmp_path / "models/tiny/2")
     listed = bundle.manifest.calibration.per_class
     assert listed is not None
