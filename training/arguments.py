@@ -13,6 +13,7 @@ from training.config import Recipe, TrainingError
 HELP = {
     "data": "a folder with a directory per class (or train/ val/ test/ of such), Parquet, or a torchvision set by name",
     "validation": "pictures that choose the checkpoint, e.g. 'test.parquet#split=val'; default: the data's own, else a share",
+    "calibration": "pictures that the thresholds rest on, as they will come in service; default: a share of the training pictures is set aside",
     "loss": "ce, logitnorm (tau 0.04) or elogitnorm",
     "network": "resnet18_32x32, airbench_32x32 (learns in few epochs), or torchvision's at 224",
     "width": "channels of the first stage of the networks at 32 pixels, at least 8, for airbench_32x32 at least 24",
@@ -30,8 +31,8 @@ HELP = {
     "randaugment": "operations that RandAugment does to each picture; the OpenOOD leaderboard has 1, on ImageNet-1k 2",
     "randaugment_magnitude": "of RandAugment's operations, from 0 to 30; there 14, on ImageNet-200 10, on ImageNet-1k 9",
     "regmixup": "alpha of RegMixup; the OpenOOD leaderboard has 20 for CIFAR-10 and 10 for the others; 0 is without",
-    "calibration_share": "of the training pictures, held out for the thresholds; 0 trains on all of them, and nothing can be exported",
-    "calibration_limit": "at most this many are held out for the thresholds",
+    "calibration_share": "of the training pictures, set aside for the thresholds; with 0 and no --calibration nothing can be exported",
+    "calibration_limit": "at most this many are set aside for the thresholds",
     "validation_share": "of the training pictures, where the data has no validation part",
     "validation_limit": "at most this many for that",
     "seed": "of the split, the initial weights, the order and the augmentation",

@@ -6,7 +6,6 @@ Each file is written beside its place and moved into it, so it is either the old
 import os
 import subprocess
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +18,16 @@ from training.files import write
 from training.networks import Classifier, build_network
 from training.processes import world_size
 
-SAVED = {"network", "optimizer", "generators", "epoch", "step", "sums", "best", "world", "recipe", "classes", "mean", "std"}
+SAVED = {"network", "optimizer", "generators", "epoch", "step", "sums", "best", "world", "recipe", "parts", "classes", "mean", "std"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with what is known of it."""
+    """A network with what is known of it. parts: the digest of the pictures that it was trained with."""
 
     network: Classifier
     recipe: Recipe
+    parts: str
     classes: tuple[str, ...]
     epoch: int
     validation_accuracy: float
@@ -59,31 +59,18 @@ def load_trained(run: Path) -> Trained:
         recipe = Recipe(**state["recipe"])
         network = build_network(recipe.network, len(state["classes"]), state["mean"], state["std"], recipe.width)
         network.load_state_dict(state["network"])
+        parts = state["parts"]
     except (KeyError, TypeError, RuntimeError) as exc:
         raise TrainingError(f"{path} is not a checkpoint of this version: {textwrap.shorten(str(exc), 200)}") from None
     return Trained(
         network.eval(),
         recipe,
+        parts,
         tuple(state["classes"]),
         state["epoch"],
         state["validation_accuracy"],
         state["code_version"],
     )
-
-
-def load_initial(recipe: Recipe, classes: Sequence[str]) -> Trained:
-    """The network that a recipe goes on from, if it fits and has not seen this recipe's calibration part."""
-    initial = load_trained(Path(str(recipe.initial)))
-    same = ["network", "width"]
-    if initial.recipe.data == recipe.data:
-        same += ["seed", "calibration_share", "calibration_limit"]
-    for name in same:
-        theirs, ours = getattr(initial.recipe, name), getattr(recipe, name)
-        if theirs != ours:
-            raise TrainingError(f"{recipe.initial} was trained with {name} {theirs}, it can only go on with the same, not {ours}")
-    if initial.classes != tuple(classes):
-        raise TrainingError(f"{recipe.initial} was trained on other classes than {recipe.data} has")
-    return initial
 
 
 def saved_state(recipe: Recipe, run: Path, resume: bool) -> dict[str, Any] | None:

@@ -26,13 +26,13 @@ from service.bundle.manifest import (
 from service.bundle.writing import write_bundle
 from training.benchmarks import Targets
 from training.checkpoint import Trained
-from training.config import TrainingError
+from training.config import Recipe, TrainingError
 from training.data import Pictures
 from training.evaluate import Answers, Fitted, check_answers, choices, conclude, fit, full_spectrum, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
 from training.halves import round_weights
-from training.parts import open_parts
+from training.lineage import trained_parts
 from training.postprocessors import EVALUATED_ONLY, EXPORTED
 from training.release import check_parity, check_scores, shuffled_patches
 from training.runner import BATCH, GraphRunner
@@ -63,10 +63,11 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
     found: the search whose choices the scores are fitted with.
     """
     folder, manifest_base = plan(trained, asked)
-    parts, cache = open_parts(trained.recipe), FeatureCache(run, trained)
+    parts, cache = trained_parts(trained), FeatureCache(run, trained)
     if len(parts.calibration) < (needed := images_needed(asked.alpha, "pac", asked.delta)):
         raise TrainingError(
-            f"alpha {asked.alpha:g} needs at least {needed} calibration pictures, {trained.recipe.data} leaves {len(parts.calibration)}"
+            f"alpha {asked.alpha:g} needs at least {needed} calibration pictures, {trained.recipe.calibration or trained.recipe.data} "
+            f"leaves {len(parts.calibration)}"
         )
     check_answers(trained, targets.id_test, targets.id_name)
     fitted = fit(trained, parts, cache, asked.postprocessors, choices(found))
@@ -99,7 +100,7 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
         n=len(scores),
         alpha=asked.alpha,
         delta=asked.delta,
-        data=f"{len(scores)} held-out training pictures of {trained.recipe.data}, stratified by class, seed {trained.recipe.seed}",
+        data=calibration_data(trained.recipe, len(scores)),
         timestamp=round(time.time()),
     )
     hashes = {name: sha256(data) for name, data in files.items()}
@@ -108,6 +109,12 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
     write(folder, files, manifest)
     print(said)
     return folder
+
+
+def calibration_data(recipe: Recipe, count: int) -> str:
+    if recipe.calibration:
+        return f"{count} pictures of {recipe.calibration}"
+    return f"{count} held-out training pictures of {recipe.data}, stratified by class, seed {recipe.seed}"
 
 
 def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:

@@ -14,7 +14,7 @@ from training.checkpoint import Trained
 from training.config import TrainingError
 from training.evaluate import Fitted, check_answers, choices, conclude, fit, full_spectrum, summarise
 from training.features import FeatureCache
-from training.parts import open_parts
+from training.lineage import trained_parts
 from training.postprocessors import EVALUATED_ONLY, Outputs
 
 Array = NDArray[Any]
@@ -49,7 +49,7 @@ def measure(run: Path, trained: Trained, targets: Targets, keys: Sequence[str], 
     if not targets.sources:
         raise TrainingError("there is no OOD set to report on; give --benchmark, --near or --far")
     check_answers(trained, targets.id_test, targets.id_name)
-    cache, parts = FeatureCache(run, trained), open_parts(trained.recipe)
+    cache, parts = FeatureCache(run, trained), trained_parts(trained)
     fitted = fit(trained, parts, cache, keys, choices(found))
     inside = cache.outputs("ID test", targets.id_test)
     outside = {name: cache.outputs(name, source) for name, source in targets.sources.items()}

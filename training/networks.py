@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from training.choices import NetworkName
 
+# Of torchvision's weights: all of ImageNet-1k.
+PRETRAINED_CLASSES = 1000
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -140,7 +142,7 @@ def build_network(
     else:
         backbone = models.resnet50(weights=models.ResNet50_Weights.IMAGENET1K_V1 if pretrained else None)
     # ImageNet-1k is fine-tuned from the whole network, its head included; other classes need a head of their own.
-    keeps_head = pretrained and classes == backbone.fc.out_features
+    keeps_head = pretrained and classes == PRETRAINED_CLASSES
     head = backbone.fc if keeps_head else nn.Linear(backbone.fc.in_features, classes)
     backbone.fc = nn.Identity()
     return Classifier(backbone, head, mean, std)

@@ -1,5 +1,6 @@
 """The three disjoint parts of an ID set: train, validation (which checkpoint), calibration (which threshold)."""
 
+import hashlib
 import os
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config import LossName, Recipe, TrainingError
+from training.networks import PRETRAINED_CLASSES
 from training.sources import Source, open_source
 
 
@@ -19,12 +21,21 @@ class Parts:
     calibration: Source
     test: Source | None
 
+    def digest(self) -> str:
+        """Says whether pictures have come, gone or changed parts since; the same wherever the data lies."""
+        known = hashlib.sha256()
+        for part in (self.train, self.validation, self.calibration):
+            there = places(part)
+            above = len(os.path.commonpath(there)) if there else 0
+            known.update("\n".join([str(len(there)), *(place[above:] for place in there), *map(str, part.labels)]).encode(errors="surrogateescape"))
+        return known.hexdigest()
+
 
 def open_parts(recipe: Recipe) -> Parts:
     """The same parts for the same recipe, whoever asks: training, and later calibration, which must not overlap.
 
-    The calibration part is always taken from the training pictures. So is validation, unless the recipe names it or the
-    data brings its own.
+    The calibration part is taken from the training pictures, unless the recipe names it. So is validation, unless the
+    recipe names it or the data brings its own.
     """
     train = open_source(recipe.data, "train")
     if train is None:
@@ -37,12 +48,17 @@ def open_parts(recipe: Recipe) -> Parts:
     if own is not None:
         own = own if own.classes else replace(own, classes=train.classes)
         check_same_classes(own, train, "validation")
-        check_apart(own, train)
+        check_apart(own, train, "in the training data and in the validation set")
     test = open_source(recipe.data, "test")
     if test is not None:
         check_same_classes(test, train, "test")
-    rest, held = hold_out(train.labels, recipe.calibration_share, recipe.calibration_limit, recipe.seed)
-    calibration, train = train.subset(held), train.subset(rest)
+    if recipe.calibration:
+        calibration = open_calibration(recipe.calibration, train)
+        if own is not None:
+            check_apart(own, calibration, "in the validation set and in the calibration set")
+    else:
+        rest, held = set_aside(train.labels, recipe.calibration_share, recipe.calibration_limit, recipe.seed)
+        calibration, train = train.subset(held), train.subset(rest)
     if own is None:
         rest, held = hold_out(train.labels, recipe.validation_share, recipe.validation_limit, recipe.seed)
         validation, train = train.subset(held), train.subset(rest)
@@ -51,6 +67,16 @@ def open_parts(recipe: Recipe) -> Parts:
     check_classes(validation, f"the validation part of {recipe.data}")
     check_classes(train, f"the training part of {recipe.data}")
     return Parts(train, validation, calibration, test)
+
+
+def open_calibration(where: str, train: Source) -> Source:
+    found = open_source(where, "train")
+    if found is None:
+        raise TrainingError(f"{where} has no pictures to calibrate with")
+    found = found if found.classes else replace(found, classes=train.classes)
+    check_same_classes(found, train, "calibration")
+    check_apart(found, train, "in the training data and in the calibration set")
+    return found
 
 
 def check_same_classes(part: Source, train: Source, name: str) -> None:
@@ -72,11 +98,11 @@ def places(source: Source) -> list[str]:
     return [os.path.abspath(source.name(i)) for i in range(len(source))]  # noqa: PTH100 -- resolve() asks the disk, a million times for ImageNet
 
 
-def check_apart(validation: Source, train: Source) -> None:
-    chosen = {*places(validation)}
-    for i, place in enumerate(places(train)):
-        if place in chosen:
-            raise TrainingError(f"{train.name(i)} is in the training data and in the validation set")
+def check_apart(one: Source, other: Source, where: str) -> None:
+    there = {*places(one)}
+    for i, place in enumerate(places(other)):
+        if place in there:
+            raise TrainingError(f"{other.name(i)} is {where}")
 
 
 def check_classes(source: Source, where: str) -> None:
@@ -100,16 +126,39 @@ def check_loss(loss: LossName, classes: int) -> None:
         )
 
 
-def hold_out(labels: NDArray[np.int64], share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows kept and rows held out: of each class the same share, at most `limit` in all but at least one each, by seed."""
-    if share == 0:
-        return np.arange(len(labels)), np.arange(0)
-    share = min(share, limit / len(labels))
+def check_pretrained(recipe: Recipe, classes: int) -> None:
+    """Refuses to set aside what the weights that are begun with were trained on: then no threshold would keep its promise."""
+    if recipe.pretrained and classes == PRETRAINED_CLASSES and recipe.calibration is None and recipe.calibration_share > 0:
+        raise TrainingError(
+            f"calibration_share is {recipe.calibration_share:g}, but torchvision's weights for {classes} classes were trained on all training "
+            "pictures of ImageNet: name others with --calibration, or give --calibration-share 0"
+        )
+
+
+def set_aside(labels: NDArray[np.int64], share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows kept and rows for calibration: of each class the same share, at most `limit` in all, by seed.
+
+    What is left over of one class counts for the next. One picture of each at least would give small classes more than their share,
+    and thresholds for other pictures than those that come.
+    """
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    wanted = np.array([share * len(rows) for rows in classes])
+    ends = np.cumsum([0, *(min(share, limit / len(labels)) * len(rows) for rows in classes)])
+    return draw(labels, classes, np.diff(np.floor(ends + 0.5)).astype(np.int64), seed)
+
+
+def hold_out(labels: NDArray[np.int64], share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows kept and rows for validation: of each class the same share, at most `limit` in all but at least one each, by seed."""
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    wanted = np.array([min(share, limit / len(labels)) * len(rows) for rows in classes])
     counts = np.maximum(1, (wanted + 0.5).astype(np.int64))
     while counts.sum() > max(limit, len(classes)):
         counts[np.argmax(np.where(counts > 1, counts - wanted, -np.inf))] -= 1
+    return draw(labels, classes, counts, seed)
+
+
+def draw(
+    labels: NDArray[np.int64], classes: list[NDArray[np.int64]], counts: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     generator = np.random.default_rng(seed)
     out = np.sort(np.concatenate([generator.permutation(rows)[:count] for rows, count in zip(classes, counts, strict=True)]))
     return np.setdiff1d(np.arange(len(labels)), out), out

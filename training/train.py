@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from training import checkpoint
 from training.augment import augment
-from training.checkpoint import check_place, code_version, load_initial, saved_state
+from training.checkpoint import check_place, code_version, saved_state
 from training.config import Recipe, TrainingError
 from training.data import channel_statistics, load
 from training.devices import computes_bf16, own_device
+from training.lineage import load_initial
 from training.losses import LOSSES, Loss
 from training.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier, build_network
-from training.parts import check_classes, check_loss, open_parts
+from training.parts import check_classes, check_loss, check_pretrained, open_parts
 from training.processes import Stopped, one_goes_ahead, process_group, signals, stop_reading, world_size
 from training.regmixup import make_batch
 from training.scalars import Scalars
@@ -42,8 +43,11 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         with one_goes_ahead(self.local_rank):
             parts = open_parts(recipe)
-        self.classes = parts.train.classes
+        self.classes, self.parts = parts.train.classes, parts.digest()
         check_loss(recipe.loss, len(self.classes))
+        check_pretrained(recipe, len(self.classes))
+        if state is not None and state["parts"] != self.parts:
+            raise TrainingError(f"{run / 'last.pt'} was trained with other pictures than {recipe.data} has now; put them back, or give another --out")
         self.train_set = load(parts.train, recipe.training_input, "training pictures", recipe.skip_unreadable)
         self.validation_set = load(parts.validation, recipe.input, "validation pictures", recipe.skip_unreadable)
         check_classes(self.train_set.source, f"the readable training pictures of {recipe.data}")
@@ -52,7 +56,7 @@ class Trainer:
                 f"batch_size {recipe.batch_size} on {self.world} process(es) needs {recipe.batch_size * self.world} training pictures, "
                 f"there are {len(self.train_set)}"
             )
-        initial = load_initial(recipe, self.classes) if recipe.initial and state is None else None
+        initial = load_initial(recipe, parts) if recipe.initial and state is None else None
         if state is not None:
             self.mean, self.std = state["mean"], state["std"]
         elif initial is not None:
@@ -122,7 +126,7 @@ class Trainer:
         checkpoint.save(self.run / "last.pt", state | self.description())
 
     def description(self) -> dict[str, Any]:
-        return {"recipe": self.recipe.as_dict(), "classes": list(self.classes), "mean": self.mean, "std": self.std}
+        return {"recipe": self.recipe.as_dict(), "parts": self.parts, "classes": list(self.classes), "mean": self.mean, "std": self.std}
 
     def learning_rate(self) -> float:
         """From nothing up to lr in a straight line, then down to final_lr as a cosine, step by step."""

@@ -20,7 +20,8 @@ def best(**changes: Any) -> dict[str, Any]:
     recipe = Recipe(data="set", width=8)
     network = build_network("resnet18_32x32", 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 8)
     state = {"network": network.state_dict(), "epoch": 4, "code_version": "1", "validation_accuracy": 0.75}
-    return state | {"recipe": recipe.as_dict(), "classes": ["a", "b", "c"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]} | changes
+    known = {"recipe": recipe.as_dict(), "parts": "digest", "classes": ["a", "b", "c"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+    return state | known | changes
 
 
 @contextmanager

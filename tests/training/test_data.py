@@ -2,6 +2,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from PIL import Image
 from service.bundle.preprocess import InputSpec, decode
 from training.config import TrainingError
 from training.data import free_bytes, load
-from training.parts import check_classes, hold_out
+from training.parts import check_classes, hold_out, set_aside
 from training.sources import Source, from_parquet, open_source
 
 SPEC = InputSpec(size=32, resize=32, crop=32)
@@ -409,19 +410,43 @@ def test_holding_out_splits_each_class_alike_and_keeps_the_limit(counts: list[in
         assert all(abs(got - share * count) <= 1 for got, count in zip(found, counts, strict=True))
 
 
-def test_ten_percent_of_fifty_thousand_are_five_thousand_of_them() -> None:
+@given(
+    counts=st.lists(st.integers(1, 300), min_size=2, max_size=8),
+    share=st.floats(0, 0.9),
+    limit=st.integers(1, 500),
+    seed=st.integers(0, 100),
+)
+def test_setting_aside_takes_the_same_share_of_all_and_of_each_class_to_a_picture(counts: list[int], share: float, limit: int, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    kept, aside = set_aside(labels, share, limit, seed)
+    assert sorted([*kept, *aside]) == list(range(len(labels)))
+    share = min(share, limit / len(labels))
+    assert abs(len(aside) - share * len(labels)) <= 0.5 + 1e-6
+    assert all(abs(got - share * count) < 1 + 1e-6 for got, count in zip(np.bincount(labels[aside], minlength=len(counts)), counts, strict=True))
+
+
+def test_small_classes_have_no_more_than_their_share_of_calibration() -> None:
+    labels = np.concatenate([np.zeros(1000, np.int64), np.repeat(np.arange(1, 501), 4)])
+    _, aside = set_aside(labels, 0.1, 5000, 0)
+    assert (len(aside), (labels[aside] == 0).sum()) == (300, 100)
+
+
+@pytest.mark.parametrize("part", [hold_out, set_aside])
+def test_ten_percent_of_fifty_thousand_are_five_thousand_of_them(part: Callable[..., Any]) -> None:
     labels = np.repeat(np.arange(10), 5000)
-    _, held = hold_out(labels, 0.1, 5000, 0)
+    _, held = part(labels, 0.1, 5000, 0)
     assert np.bincount(labels[held]).tolist() == [500] * 10
 
 
-def test_holding_out_depends_on_the_seed_alone() -> None:
+@pytest.mark.parametrize("part", [hold_out, set_aside])
+def test_what_is_held_out_depends_on_the_seed_alone(part: Callable[..., Any]) -> None:
     labels = np.repeat(np.arange(3), 40)
-    first, again, other = (hold_out(labels, 0.1, 5000, seed)[1] for seed in (0, 0, 1))
+    first, again, other = (part(labels, 0.1, 5000, seed)[1] for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_a_held_out_part_does_not_move_between_releases() -> None:
+@pytest.mark.parametrize("part", [hold_out, set_aside])
+def test_a_held_out_part_does_not_move_between_releases(part: Callable[..., Any]) -> None:
     labels = np.repeat(np.arange(3), 40)
-    assert hold_out(labels, 0.1, 5000, 0)[1].tolist() == [4, 11, 24, 27, 45, 54, 65, 78, 97, 113, 115, 116]
+    assert part(labels, 0.1, 5000, 0)[1].tolist() == [4, 11, 24, 27, 45, 54, 65, 78, 97, 113, 115, 116]

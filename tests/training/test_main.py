@@ -54,7 +54,7 @@ def test_a_preset_changes_the_defaults_and_flags_change_the_preset_wherever_they
     monkeypatch.setattr("training.train.train", lambda recipe, *_: recipes.append(recipe) or 0.0)
     main(["train", "--epochs", "2", "--preset", "imagenet1k", "--data", "set", "--no-pretrained"])
     main(["train", "--data", "set"])
-    assert recipes[0] == Recipe(data="set", network="resnet50_224x224", epochs=2, batch_size=256, lr=0.001)
+    assert recipes[0] == Recipe(data="set", network="resnet50_224x224", epochs=2, batch_size=256, lr=0.001, calibration_share=0)
     assert recipes[1] == Recipe(data="set")
 
 

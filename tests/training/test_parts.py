@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.config import Recipe, TrainingError
-from training.parts import open_parts
+from training.config import PRESETS, Recipe, TrainingError
+from training.parts import check_pretrained, open_parts
 from training.sources import Source
 
 WriteFolder = Callable[..., Path]
@@ -57,6 +57,42 @@ def test_a_named_validation_set_leaves_all_but_calibration_for_training(recipe: 
     assert all(name.startswith(str(tmp_path)) for name in names(parts.validation))
 
 
+def test_named_calibration_pictures_leave_all_but_validation_for_training(recipe: Recipe, write_folder: WriteFolder, tmp_path: Path) -> None:
+    parts = open_parts(replace(recipe, calibration=str(write_folder(tmp_path / "later", blue=2, green=2, red=2))))
+    assert len(parts.train) + len(parts.validation) == 120
+    assert len(parts.calibration) == 6
+    assert all(name.startswith(str(tmp_path)) for name in names(parts.calibration))
+
+
+def test_a_picture_cannot_calibrate_and_be_in_another_part(recipe: Recipe, write_folder: WriteFolder, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="is in the training data and in the calibration set"):
+        open_parts(replace(recipe, calibration=recipe.data))
+    elsewhere = str(write_folder(tmp_path / "val", blue=2, green=2, red=2))
+    with pytest.raises(TrainingError, match="is in the validation set and in the calibration set"):
+        open_parts(replace(recipe, calibration=elsewhere, validation=elsewhere))
+
+
+def test_the_digest_tells_when_pictures_have_come_gone_or_moved_but_not_where_they_lie(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", blue=20, red=20)
+    first = open_parts(Recipe(data=str(root))).digest()
+    root.rename(tmp_path / "moved")
+    moved = tmp_path / "moved"
+    assert open_parts(Recipe(data=str(moved))).digest() == first
+    assert open_parts(Recipe(data=str(moved), seed=1)).digest() != first
+    picture = next((moved / "blue").iterdir())
+    picture.rename(moved / "red" / f"again-{picture.name}")
+    assert open_parts(Recipe(data=str(moved))).digest() != first
+
+
+def test_weights_that_were_trained_on_imagenet_leave_none_of_it_for_calibration() -> None:
+    recipe = Recipe(data="imagenet", **PRESETS["imagenet1k"])
+    check_pretrained(recipe, 1000)
+    check_pretrained(replace(recipe, calibration_share=0.1), 200)
+    check_pretrained(replace(recipe, calibration_share=0.1, calibration="others"), 1000)
+    with pytest.raises(TrainingError, match=r"calibration_share is 0\.1, but torchvision's weights for 1000 classes were trained on"):
+        check_pretrained(replace(recipe, calibration_share=0.1), 1000)
+
+
 def test_the_datas_own_validation_and_test_folders_are_used(write_folder: WriteFolder, tmp_path: Path) -> None:
     for folder, count in (("train", 20), ("val", 3), ("test", 2)):
         write_folder(tmp_path / "set" / folder, blue=count, red=count)
@@ -85,8 +121,8 @@ def test_one_class_is_not_enough(write_folder: WriteFolder, tmp_path: Path) -> N
         open_parts(Recipe(data=str(write_folder(tmp_path / "set", blue=5))))
 
 
-def test_a_class_too_small_for_three_parts_is_named(write_folder: WriteFolder, tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "set", blue=20, red=2)
+def test_a_class_too_small_for_training_and_validation_is_named(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", blue=20, red=1)
     with pytest.raises(TrainingError, match="class 'red' has no picture in the training part"):
         open_parts(Recipe(data=str(root)))
 

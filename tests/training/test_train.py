@@ -505,10 +505,6 @@ def test_a_run_can_go_on_from_another_runs_network(recipe: Recipe, finished: Pat
     assert load_trained(tmp_path / "run").recipe.initial == str(finished)
 
 
-@pytest.mark.parametrize(("name", "value"), [("width", 16), ("seed", 3), ("calibration_share", 0.2)])
-def test_a_network_that_saw_the_calibration_part_or_does_not_fit_is_not_gone_on_from(
-    recipe: Recipe, finished: Path, tmp_path: Path, name: str, value: float
-) -> None:
-    other = replace(recipe, initial=str(finished), **{name: value})  # type: ignore[arg-type]
-    with pytest.raises(TrainingError, match=f"was trained with {name} "):
-        train(other, tmp_path / "run")
+def test_a_network_that_does_not_fit_is_not_gone_on_from(recipe: Recipe, finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="was trained with width 8, it can only go on with the same, not 16"):
+        train(replace(recipe, initial=str(finished), width=16), tmp_path / "run")

@@ -1,0 +1,55 @@
+"""That a run's thresholds rest on pictures which no network before it was trained on, and its own was not."""
+
+from pathlib import Path
+
+from training.checkpoint import Trained, load_trained
+from training.config import Recipe, TrainingError
+from training.parts import Parts, open_parts, places
+from training.sources import Source
+
+
+def trained_parts(trained: Trained) -> Parts:
+    """The parts of a run. TrainingError if pictures have come or gone since: another draw would set aside some that were trained on."""
+    parts = open_parts(trained.recipe)
+    if parts.digest() != trained.parts:
+        raise TrainingError(
+            f"the pictures of {trained.recipe.data} are not those that the run was trained with: some have come, gone or changed their class, "
+            "so what is set aside for calibration now may have been trained on; put them back, or train anew"
+        )
+    return parts
+
+
+def load_initial(recipe: Recipe, parts: Parts) -> Trained:
+    """The network that a recipe goes on from, if it fits and has not seen this recipe's calibration part."""
+    initial = load_trained(Path(str(recipe.initial)))
+    for name in ("network", "width"):
+        theirs, ours = getattr(initial.recipe, name), getattr(recipe, name)
+        if theirs != ours:
+            raise TrainingError(f"{recipe.initial} was trained with {name} {theirs}, it can only go on with the same, not {ours}")
+    if initial.classes != parts.train.classes:
+        raise TrainingError(f"{recipe.initial} was trained on other classes than {recipe.data} has")
+    if len(parts.calibration):
+        check_unseen(str(recipe.initial), initial, parts.calibration)
+    return initial
+
+
+def check_unseen(run: str, trained: Trained, calibration: Source) -> None:
+    """Also by the runs that it went on from. What lies elsewhere by now cannot be looked through, and is told."""
+    try:
+        theirs = open_parts(trained.recipe)
+    except TrainingError as exc:
+        print(f"whether {run} was trained on what is set aside for calibration cannot be told: {exc}")
+        return
+    if theirs.digest() != trained.parts:
+        raise TrainingError(
+            f"the pictures of {trained.recipe.data} are not those that {run} was trained with, so it may have been trained on what is set aside "
+            "for calibration; name pictures that it cannot have seen with --calibration"
+        )
+    seen = {*places(theirs.train), *places(theirs.validation)}
+    if again := [place for place in places(calibration) if place in seen]:
+        raise TrainingError(
+            f"{run} was trained on {len(again)} of the {len(calibration)} calibration pictures, on {again[0]} among them: with the same data, seed, "
+            "calibration_share and calibration_limit it was not, or name others with --calibration"
+        )
+    if trained.recipe.initial:
+        check_unseen(trained.recipe.initial, load_trained(Path(trained.recipe.initial)), calibration)
