@@ -11,6 +11,8 @@ from service.decoder import Upload
 
 # Parts that are no images: more than any form has. The parser itself limits the headers of each.
 MAX_FIELDS = 100
+# Of a header: python-multipart looks through what is left of it for each, so thousands of them take seconds.
+MAX_PARAMETERS = 20
 
 
 class MalformedBody(Exception):
@@ -34,14 +36,14 @@ class Parts:
     ended: bool = False
     header: bytes = b""
     value: bytes = b""
-    disposition: bytes = b""
+    disposition: dict[bytes, bytes] = field(default_factory=dict)
     data: bytearray = field(default_factory=bytearray)
 
     def on_part_begin(self) -> None:
         self.count += 1
         if self.count > self.max_images + MAX_FIELDS:
             raise MalformedBody(f"the multipart body has more than {self.max_images + MAX_FIELDS} parts")
-        self.disposition = b""
+        self.disposition = {}
         self.data = bytearray()
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -52,36 +54,42 @@ class Parts:
 
     def on_header_end(self) -> None:
         if self.header.lower() == b"content-disposition":
-            self.disposition = self.value
+            self.disposition = parse_parameters(self.value)
         self.header = self.value = b""
 
     def on_headers_finished(self) -> None:
-        if self.named() == b"file" and len(self.uploads) == self.max_images:
+        if self.named == b"file" and len(self.uploads) == self.max_images:
             raise TooManyImages(f"the body holds more than {self.max_images} images, which is the most for one request")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self.data += data[start:end]
 
     def on_part_end(self) -> None:
-        options = parse_options_header(self.disposition)[1]
-        filename = options.get(b"filename")
+        filename = self.disposition.get(b"filename")
         name = filename.decode("utf-8", "replace") if filename else None
-        if self.named() == b"file":
+        if self.named == b"file":
             if not self.data:
                 raise MalformedBody(f"image {len(self.uploads) + 1}{f' ({name})' if name else ''} is empty")
             self.uploads.append(Upload(bytes(self.data), name))
         elif filename is not None:
-            raise MalformedBody(f"part {self.named().decode('utf-8', 'replace')!r} holds a file; parts that hold images must be named 'file'")
+            raise MalformedBody(f"part {self.named.decode('utf-8', 'replace')!r} holds a file; parts that hold images must be named 'file'")
 
     def on_end(self) -> None:
         self.ended = True
 
+    @property
     def named(self) -> bytes:
-        return parse_options_header(self.disposition)[1].get(b"name", b"")
+        return self.disposition.get(b"name", b"")
+
+
+def parse_parameters(header: bytes) -> dict[bytes, bytes]:
+    if header.count(b";") > MAX_PARAMETERS:
+        raise MalformedBody(f"a header of the multipart body has more than {MAX_PARAMETERS} parameters")
+    return parse_options_header(header)[1]
 
 
 async def read_multipart(body: AsyncIterable[bytes], content_type: str, max_images: int) -> list[Upload]:
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    boundary = parse_parameters(content_type.encode("latin-1")).get(b"boundary")
     if not boundary:
         raise MalformedBody("the content type multipart/form-data names no boundary")
     parts = Parts(max_images)

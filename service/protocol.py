@@ -10,7 +10,7 @@ import logging
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.envelope import UNMATCHED, new_request_id
 from service.errors import HEAD_TOO_LARGE, MALFORMED_REQUEST, PROBLEM_TYPE, Kind, problem
@@ -53,9 +53,14 @@ class Joined:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's own, writing through `Joined`. A head may take keep_alive_seconds, from the connection's beginning or the last answer on."""
+    """uvicorn's own, writing through `Joined`. A head may take keep_alive_seconds, from the connection's beginning or the last answer on.
+
+    So may a client that reads nothing of what it is sent.
+    """
 
     head_bytes = 0
+    running: RequestResponseCycle | None = None
+    unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, Joined(transport, self.loop)))
@@ -64,26 +69,51 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         # uvicorn does so only where the connection ended well.
         self._unset_keepalive_if_required()
+        if self.unread is not None:
+            self.unread.cancel()
+        # uvicorn tells the latest request alone, and that may still wait for this one.
+        if self.running is not None and not self.running.response_complete:
+            self.running.disconnected = True
+            self.running.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Not close(), which waits for what is not read.
+        self.unread = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self.unread is not None:
+            self.unread.cancel()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
         self.head_bytes += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            if self.parser.get_method() == b"CONNECT":
-                self.refuse(MALFORMED_REQUEST, "this server is no proxy: CONNECT is not answered")
-            else:
-                # RFC 9110, 7.8: who does not speak the protocol that is offered answers in the one in which the request came.
-                self.data_received(self.head_without_upgrade() + data[exc.args[0] :])
-            return
+            self.feed(data)
         except httptools.HttpParserError as exc:
             self.refuse(MALFORMED_REQUEST, f"what was sent cannot be read as HTTP/1.1: {exc}")
             return
         if self.head_bytes > MAX_HEAD_BYTES:
             self.refuse(HEAD_TOO_LARGE, f"the request's line and header fields, or trailers, have more than {MAX_HEAD_BYTES} bytes")
+
+    def feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as exc:
+                if self.parser.get_method() == b"CONNECT":
+                    self.refuse(MALFORMED_REQUEST, "this server is no proxy: CONNECT is not answered")
+                    return
+                # RFC 9110, 7.8: who does not speak the protocol that is offered answers in the one in which the request came.
+                data = self.head_without_upgrade() + data[exc.args[0] :]
 
     def head_without_upgrade(self) -> bytes:
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]

@@ -163,7 +163,9 @@ class Repository:
         states = [watch.state() for watch in changed]
         for watch in changed:
             watch.changed = False
-        await asyncio.to_thread(self.states.save, states)
+        if not await asyncio.to_thread(self.states.save, states):
+            for watch in changed:
+                watch.changed = True
 
     def publish(self) -> None:
         """Brings the gauges up to date that nothing sets while requests are answered."""
@@ -187,7 +189,11 @@ class Repository:
         before: dict[str, Fingerprints] = {}
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            now = await asyncio.to_thread(look, self.settings)
+            try:
+                now = await asyncio.to_thread(look, self.settings)
+            except OSError as exc:
+                log.warning("models_dir cannot be looked through: %s", exc)
+                continue
             for name, found in now.items():
                 # Not what is still being copied.
                 if found == before.get(name) and found != self.tried.get(name):

@@ -60,12 +60,13 @@ class States:
             return
         watch.restore(state)
 
-    def save(self, states: list[WatchState]) -> None:
-        """Old or new content whenever the process or the machine dies. Failing to write is said once, and tried again with the next."""
+    def save(self, states: list[WatchState]) -> bool:
+        """Old or new content whenever the process or the machine dies. False where it could not be written, which is said once."""
         if self.folder is None:
-            return
+            return True
         with self.writing:
             self.write(self.folder, states)
+            return self.failure is None
 
     def write(self, folder: Path, states: list[WatchState]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 SECOND = 1_000_000_000
+# To send what is left in at the end.
+LAST_SECONDS = 5
 
 
 def configured() -> bool:
@@ -83,5 +86,7 @@ class Tracer:
         timing.trace_id = f"{span.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
-        """Sends what is left; waits some seconds if the collector does not answer."""
-        self.provider.shutdown()
+        """Sends what is left; gives up after some seconds if the collector does not answer, where the SDK tries for half a minute."""
+        sending = threading.Thread(target=self.provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(LAST_SECONDS)

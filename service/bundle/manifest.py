@@ -3,6 +3,7 @@
 Does not know what is in model.onnx: `service.runtime` opens that, and refuses a graph that does not fit the manifest.
 """
 
+import glob
 import hashlib
 import io
 import json
@@ -101,7 +102,8 @@ class Bundle:
 def find_versions(models_dir: Path) -> dict[str, dict[int, Path]]:
     """Name -> version -> folder of every complete bundle (one with a manifest), versions ascending. Folders of other names are none."""
     found: dict[str, dict[int, Path]] = {}
-    for path in models_dir.glob(f"*/*/{MANIFEST}"):
+    # Path.glob raises when a folder goes while it looks.
+    for path in map(Path, glob.iglob(f"{glob.escape(str(models_dir))}/*/*/{MANIFEST}")):  # noqa: PTH207
         name, version = path.parts[-3:-1]
         if re.fullmatch(NAME, name) and re.fullmatch(r"[1-9][0-9]*", version):
             found.setdefault(name, {})[int(version)] = path.parent

@@ -1,8 +1,10 @@
 import asyncio
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -153,3 +155,41 @@ def test_a_connection_on_which_no_request_is_completed_is_closed(models_dir: Pat
         connection.sendall(sent)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 ") == (b"\r\n\r\n" in sent)
+
+
+def test_of_many_requests_at_once_that_offer_another_protocol_each_is_answered(client: httpx.Client) -> None:
+    offering = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with connect(client) as connection:
+        sending = threading.Thread(target=connection.sendall, args=(offering * 1500 + b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n",))
+        sending.start()
+        found = b"".join(iter(lambda: connection.recv(65536), b""))
+        sending.join()
+    assert found.count(b"HTTP/1.1 200 ") == 1501
+
+
+def test_a_client_that_reads_nothing_loses_its_connection(models_dir: Path) -> None:
+    # It could hold a body and a place for ever, and the end would wait for it.
+    with serving(models_dir, keep_alive_seconds=1) as client, connect(client) as deaf:
+        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        time.sleep(3)
+        read = []
+        with suppress(ConnectionResetError):
+            while data := deaf.recv(65536):
+                read.append(data)
+        assert 0 < b"".join(read).count(b"HTTP/1.1 200") < 1000
+
+
+def test_who_leaves_is_not_answered_though_a_second_request_of_the_same_client_waits(slow_models_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture = id_png()
+    asking = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(picture), picture)
+    with caplog.at_level("INFO"), serving(slow_models_dir, max_batch_size=1) as client:
+        with connect(client) as before, connect(client) as leaving:
+            before.sendall(asking)
+            time.sleep(0.2)
+            leaving.sendall(asking * 2)
+            time.sleep(0.2)
+            leaving.close()
+            before.recv(65536)
+        client.post("/predict", content=picture)
+    assert "Exception in ASGI application" not in caplog.text
+    assert [vars(record)["fields"]["status"] for record in caplog.records if "POST /predict" in record.message] == [499, 200, 200]

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 import weakref
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -310,3 +311,25 @@ def test_every_version_is_opened_in_the_same_thread(tmp_path: Path) -> None:
         for _ in range(3):
             assert reload(client).status_code == 200
         assert [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("open")] == ["open_0"]
+
+
+def test_evidence_that_could_not_be_written_is_written_as_soon_as_it_can(tmp_path: Path, full_disk: Path) -> None:
+    write_bundle(tmp_path / "models")
+    filler = full_disk / "filler"
+
+    async def run() -> None:
+        settings = Settings(models_dir=tmp_path / "models", device="cpu", intra_op_threads=1)
+        async with Repository(settings, Metrics(), states) as repository:
+            await repository.load()
+            with suppress(OSError), filler.open("wb", 0) as file:
+                while True:
+                    file.write(bytes(4096))
+            repository.find().watch.observe([0.5], [False])
+            await repository.save(repository.loaded())
+            assert states.failure
+            filler.unlink()
+            await repository.save(repository.loaded())
+
+    with closing(States(full_disk)) as states:
+        asyncio.run(run())
+    assert [file.suffix for file in full_disk.iterdir() if "tiny" in file.name] == [".json"]

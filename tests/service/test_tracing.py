@@ -1,8 +1,10 @@
 """Traces, as a collector receives them; and that nothing of OpenTelemetry is there when nobody asks."""
 
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -93,3 +95,13 @@ def test_an_agent_s_variables_do_not_stop_a_server_without_the_extra(monkeypatch
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert tracing.open_tracer() is None
     assert "install oodgate[otel]" in caplog.text
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "LAST_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with serving(models_dir) as client:
+            client.get("/livez")
+            began = time.monotonic()
+        assert time.monotonic() - began < 8, "the SDK by itself tries for 18 s and more"
