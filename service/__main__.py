@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate.add_argument(
         "--per-class",
         action=argparse.BooleanOptionalAction,
-        help="a threshold for each predicted class that has enough pictures, else the pooled one; as in the version before if left out",
+        help="a threshold for each predicted class that has enough pictures, and one for the rest; as in the version before if left out",
     )
     calibrate.add_argument("--description", help="what the pictures are, for the manifest; the paths if left out")
     replay = commands.add_parser("replay", help="captured or any pictures, decided as now and by a candidate: what would change")

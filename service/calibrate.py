@@ -109,9 +109,9 @@ def show(before: Bundle, after: Bundle, found: list[Scored], settings: Settings)
     table = Table("post-processor", "threshold before", "now", "of the new pictures rejected before")
     scores = np.stack([entry.scores for entry in found])
     for column, key in enumerate(after.manifest.postprocessors):
-        now = open_references(after, column, info.alpha, settings.guarantee).pooled.gate.threshold
+        now = open_references(after, column, info.alpha, settings.guarantee).shared.gate.threshold
         try:
-            old = open_references(before, column, info.alpha, settings.guarantee).pooled.gate.threshold
+            old = open_references(before, column, info.alpha, settings.guarantee).shared.gate.threshold
         except TooFewCalibrationImages:
             old = math.nan
         rejected = "" if math.isnan(old) else f"{(scores[:, column] > old).mean():.1%}"
@@ -124,7 +124,7 @@ def show(before: Bundle, after: Bundle, found: list[Scored], settings: Settings)
         pooled = [name for name, entry in info.per_class.items() if entry.threshold == "pooled"]
         needed = images_needed(info.alpha, settings.guarantee, info.delta)
         print(f"{len(info.per_class) - len(pooled)} of {len(info.per_class)} classes have a threshold of their own", end="")
-        print(f"; fewer than {needed} pictures, hence the pooled one: {', '.join(pooled)}" if pooled else "")
+        print(f"; fewer than {needed} pictures, hence one for all of them: {', '.join(pooled)}" if pooled else "")
     needs = {alpha: images_needed(alpha, settings.guarantee, info.delta) for alpha in STANDARD_ALPHAS}
     if more := [f"{alpha:g} needs {needed}" for alpha, needed in needs.items() if needed > info.n]:
         print(f"too few pictures for smaller alphas: {', '.join(more)}")

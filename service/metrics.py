@@ -106,7 +106,7 @@ class Metrics:
         for bound, share in reference(alpha, manifest.calibration.n).items():
             self.stand(model, self.p_value_reference, share, version, bound)
         for choice in described(model):
-            self.stand(model, self.expected_reject_ratio, choice.gate.expected_false_reject_ratio, version, choice.postprocessor)
+            self.stand(model, self.expected_reject_ratio, choice.references.expected_false_reject_ratio, version, choice.postprocessor)
             self.stand(model, self.calibration_images, manifest.calibration.n, version, choice.postprocessor)
             self.stand(model, self.calibration_timestamp, manifest.calibration.timestamp, version, choice.postprocessor)
         for result in ("loaded", "failed"):

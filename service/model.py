@@ -47,7 +47,7 @@ class Model:
         self.references = lru_cache(maxsize=1024)(partial(open_references, self.bundle, guarantee=self.guarantee))
         self.default = self.choose(settings.postprocessor or self.manifest.default_postprocessor, None)
         self.shadows = tuple(self.choose(key, None) for key in settings.shadow_postprocessors)
-        self.watched = self.promised()
+        self.watched, self.promised = self.choose_watched()
         self.watch = self.begin_watch()
         self.batcher = Batcher(
             judging(runtime.run, self.default),
@@ -91,17 +91,17 @@ class Model:
         column = self.manifest.postprocessors.index(key)
         return Choice(key, column, self.references(column, alpha))
 
-    def promised(self) -> Choice | None:
-        """The default choice with one gate for all whose rate of false rejects is known, which the drift alarm needs; None where there is none."""
+    def choose_watched(self) -> tuple[Choice, bool]:
+        """The default choice with one gate for all classes, and whether it keeps the PAC promise, without which there is no drift alarm."""
         references = self.default.references
-        if self.guarantee == "pac" and not references.own:
-            return self.default
+        if self.guarantee == "pac":
+            return (replace(self.default, references=References(references.pooled)) if references.own else self.default), True
         pooled = references.pooled
         try:
             gate = open_gate(pooled.calibration, pooled.gate.alpha, "pac", self.manifest.calibration.delta)
         except TooFewCalibrationImages:
-            return None
-        return replace(self.default, references=References(replace(pooled, gate=gate), {}))
+            return replace(self.default, references=References(pooled)), False
+        return replace(self.default, references=References(replace(pooled, gate=gate))), True
 
     def begin_watch(self) -> Watch:
         about = self.manifest.calibration
@@ -113,7 +113,7 @@ class Model:
             alpha=self.default.gate.alpha,
             delta=about.delta,
         )
-        return Watch(subject, self.manifest.classes, about.n, self.settings.prevalence_window, promised=self.watched is not None)
+        return Watch(subject, self.manifest.classes, about.n, self.settings.prevalence_window, self.promised)
 
     def decide(self, judged: Judged, choice: Choice) -> Verdict:
         """What the chosen post-processor decides."""
@@ -125,11 +125,10 @@ class Model:
 
         Whatever a request asks for, the watch sees the model's own post-processor and alpha: a client cannot move it by asking for others.
         """
-        own = judged.own
-        watched = own if self.watched is None else self.decide(judged, self.watched)
+        own, watched = judged.own, self.decide(judged, self.watched)
         # Plain numbers: for the few images of a request they are faster than arrays.
         rejected: list[bool] = own.rejected.tolist()
-        self.watch.observe(own.p_values.tolist(), rejected if watched is own else watched.rejected.tolist())
+        self.watch.observe(watched.p_values.tolist(), rejected if watched is own else watched.rejected.tolist())
         return rejected
 
     def check_top_k(self, top_k: int | None) -> int:
@@ -204,14 +203,14 @@ class Model:
                 references = self.references(self.manifest.postprocessors.index(key), alpha)
             except TooFewCalibrationImages:
                 continue
-            gate = references.pooled.gate
+            gate = references.shared.gate
             found = measured.get((alpha, gate.guarantee))
             points.append(
                 OperatingPoint(
                     alpha=alpha,
                     guarantee=gate.guarantee,
                     threshold=shortest(np.float32(gate.threshold)),
-                    expected_false_reject_ratio=gate.expected_false_reject_ratio,
+                    expected_false_reject_ratio=references.expected_false_reject_ratio,
                     measured_false_reject_ratio=found.measured_false_reject_ratio if found else None,
                     ood_caught_ratio=found.ood_caught_ratio if found else {},
                     class_thresholds={

@@ -124,7 +124,7 @@ class ModelList(Wire):
 
 
 class DriftReport(Wire):
-    """Evidence that more than alpha of the images are rejected: clean traffic ever raises the alarm with probability at most 1 %."""
+    """Evidence that more than alpha of the images are rejected: traffic of which no more are ever raises the alarm with probability at most 1 %."""
 
     alarm: Annotated[bool, Field(description="stays until it is acknowledged")]
     log_e_value: Annotated[float, Field(description="natural logarithm; the alarm is raised at ln 100 = 4.6")]
@@ -153,7 +153,7 @@ class FeedbackRate(Wire):
 
 
 class FeedbackReport(Wire):
-    """What feedback says of the model's own gate."""
+    """What feedback says of the model's own gate. The bounds hold if who tells the truth does not depend on the decision."""
 
     false_reject: Annotated[FeedbackRate, Field(description="rejected, of the images told to be ID")]
     missed_ood: Annotated[FeedbackRate, Field(description="accepted, of the images told to be OOD")]

@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         75,
         ge=1,
         le=3600,
-        description="How long an idle connection, a request's head, or a client that reads nothing may take. Longer than the load balancer's time, often 60 s.",
+        description="How long an idle connection, a request's head or a client that reads nothing may take. Longer than load balancers', often 60 s.",
     )
     log_format: Literal["json", "console"] = Field("console", description="json for a log collector, console for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -71,7 +71,8 @@ def pac_rank(n: int, alpha: float, delta: float) -> int:
     fewer = np.arange(n)
     log_ratio = np.log((n - fewer) / (fewer + 1)) + math.log(alpha) - math.log1p(-alpha)
     log_probability = n * math.log1p(-alpha) + np.concatenate([[0.0], np.cumsum(log_ratio[:-1])])
-    return int(np.searchsorted(np.cumsum(np.exp(log_probability)), delta, side="right"))
+    # The tiny addend: where `images_needed` says that n suffices, a last digit must not make it none.
+    return int(np.searchsorted(np.cumsum(np.exp(log_probability)), delta + 1e-12, side="right"))
 
 
 def images_needed(alpha: float, guarantee: Guarantee, delta: float) -> int:

@@ -1,11 +1,12 @@
 """What an image's score is held against: the calibration images of all classes, or those of the class predicted for it (Mondrian).
 
-A class has a threshold of its own where the manifest lists it and its calibration images suffice for the promise asked; what then holds
-for all pictures together also holds for those of this class. Every other class falls back to the pooled threshold.
+A class has a threshold of its own where the manifest lists it and its calibration images suffice for the promise asked. All others share one,
+from their own images alone, not from everybody's: so every image lies in one calibrated group, and what holds in each, on average, holds for all.
+Vovk, Conditional validity of inductive conformal predictors, ACML 2012, arXiv 1209.2673.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,42 +26,55 @@ class Reference:
 
 @dataclass(frozen=True)
 class References:
-    """The pooled reference, and those of the classes that have their own, by class id."""
+    """Of all classes together; of those with a threshold of their own, by class id; and of the rest, which is all where none has."""
 
     pooled: Reference
-    own: Mapping[int, Reference]
+    own: Mapping[int, Reference] = field(default_factory=dict)
+    rest: Reference | None = None
+
+    @property
+    def shared(self) -> Reference:
+        """What decides over an image whose class has no threshold of its own."""
+        return self.rest or self.pooled
+
+    @property
+    def expected_false_reject_ratio(self) -> float:
+        """Share of all ID images that is rejected on average: by the threshold of each group, as many of it as were predicted to be."""
+        groups = [*self.own.values(), *([self.rest] if self.rest else [])] or [self.pooled]
+        rejected = sum(len(group.calibration) * group.gate.expected_false_reject_ratio for group in groups)
+        return rejected / sum(len(group.calibration) for group in groups)
 
 
 def open_references(bundle: Bundle, column: int, alpha: float, guarantee: Guarantee) -> References:
     """The references of one post-processor at one alpha. Raises TooFewCalibrationImages when not even all images suffice."""
     info = bundle.manifest.calibration
     scores, predicted = bundle.calibration.scores[column], bundle.calibration.predicted[column]
-    pooled = Reference(scores, open_gate(scores, alpha, guarantee, info.delta))
-    needed = images_needed(alpha, guarantee, info.delta)
-    own = {}
-    for class_id, name in enumerate(bundle.manifest.classes):
-        entry = (info.per_class or {}).get(name)
-        if entry is not None and entry.threshold == "own" and entry.images >= needed:
-            # Views of one array, however many alphas are asked for.
-            calibration = bundle.calibration.by_class[column][class_id]
-            own[class_id] = Reference(calibration, open_gate(calibration, alpha, guarantee, info.delta))
-    if own:
-        expected = expected_false_reject_ratio(predicted, scores, pooled.gate.threshold, own)
-        pooled = replace(pooled, gate=replace(pooled.gate, expected_false_reject_ratio=expected))
-    return References(pooled, own)
 
+    def reference(calibration: Scores) -> Reference:
+        return Reference(calibration, open_gate(calibration, alpha, guarantee, info.delta))
 
-def expected_false_reject_ratio(predicted: NDArray[np.int32], scores: Scores, threshold: float, own: Mapping[int, Reference]) -> float:
-    """Share of all ID images that is rejected on average: each class by its own threshold, the rest by the pooled one."""
-    rest = ~np.isin(predicted, list(own)) & (scores >= threshold)
-    rejected = sum(len(entry.calibration) * entry.gate.expected_false_reject_ratio for entry in own.values())
-    return float((rejected + rest.sum()) / len(scores))
+    pooled, needed = reference(scores), images_needed(alpha, guarantee, info.delta)
+    listed = {class_id: (info.per_class or {}).get(name) for class_id, name in enumerate(bundle.manifest.classes)}
+    counts = {class_id: entry.images for class_id, entry in listed.items() if entry and entry.threshold == "own" and entry.images >= needed}
+    rest = len(scores) - sum(counts.values())
+    # The rest too needs enough images: those of the smallest classes join it. It has no need where every class has its own.
+    while len(counts) < len(listed) and counts and rest < needed:
+        smallest = min(counts, key=counts.__getitem__)
+        rest += counts.pop(smallest)
+    if not counts:
+        return References(pooled)
+    # Views of one array, however many alphas are asked for.
+    own = {class_id: reference(bundle.calibration.by_class[column][class_id]) for class_id in counts}
+    if len(counts) == len(listed):
+        return References(pooled, own)
+    return References(pooled, own, reference(scores[~np.isin(predicted, list(counts))]))
 
 
 def hold_against(references: References, predicted: NDArray[np.integer], scores: Scores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predicted classes and raw scores, both (N,) -> p-values and thresholds, both (N,)."""
-    values = p_values(references.pooled.calibration, scores)
-    thresholds = np.array([references.pooled.gate.threshold] * len(scores))
+    shared = references.shared
+    values = p_values(shared.calibration, scores)
+    thresholds = np.array([shared.gate.threshold] * len(scores))
     for class_id in references.own.keys() & set(predicted.tolist()):
         rows, own = predicted == class_id, references.own[class_id]
         values[rows] = p_values(own.calibration, scores[rows])

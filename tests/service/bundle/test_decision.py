@@ -10,6 +10,7 @@ from service.bundle.decision import (
     flag_by_fdr,
     images_needed,
     images_needed_for_fdr,
+    least_alpha,
     marginal_rank,
     open_gate,
     p_values,
@@ -112,3 +113,10 @@ def test_a_lone_strange_image_can_be_flagged_with_the_images_needed_and_not_with
 
 def test_of_no_images_none_is_flagged() -> None:
     assert flag_by_fdr(np.array([]), 0.1).tolist() == []
+
+
+@pytest.mark.parametrize("n", [3, 59, 100, 999, 2995])
+def test_where_the_images_needed_are_there_a_threshold_can_be_had_to_the_last_digit(n: int) -> None:
+    alpha = least_alpha(n, 0.05)
+    assert images_needed(alpha, "pac", 0.05) == n
+    assert pac_rank(n, alpha, 0.05) == 1
