@@ -67,7 +67,8 @@ class Repository:
     async def __aexit__(self, *exc_info: object) -> None:
         for model in self.loaded():
             await model.__aexit__(*exc_info)
-        await asyncio.gather(*self.retiring)
+        # Whatever became of these, what is known is saved.
+        await asyncio.gather(*self.retiring, return_exceptions=True)
         self.opener.shutdown(wait=False)
         await self.save(self.loaded())
 

@@ -60,6 +60,8 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.hang_up)
 
     def hang_up(self) -> None:
+        if self.should_exit:
+            return
         task = asyncio.create_task(self.reload())
         self.reloading.add(task)
         task.add_done_callback(self.reloading.discard)

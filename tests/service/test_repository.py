@@ -51,6 +51,10 @@ def test_a_new_version_takes_over_and_no_request_fails(tmp_path: Path) -> None:
                 answer = reload(client)
                 assert (answer.status_code, answer.json()["version"]) == (200, version)
                 assert version_of(client) == version, "who asks after the swap gets the new one"
+            patience = time.monotonic() + 20
+            while (200, 4) not in seen:
+                assert time.monotonic() < patience
+                time.sleep(0.01)
         finally:
             stop.set()
             for thread in threads:
