@@ -32,7 +32,7 @@ from training.evaluate import Answers, Fitted, check_answers, choices, conclude,
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
 from training.halves import round_weights
-from training.lineage import trained_parts
+from training.lineage import tell_copies, trained_parts
 from training.postprocessors import EVALUATED_ONLY, EXPORTED
 from training.release import check_parity, check_scores, shuffled_patches
 from training.runner import BATCH, GraphRunner
@@ -71,6 +71,7 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
         )
     check_answers(trained, targets.id_test, targets.id_name)
     fitted = fit(trained, parts, cache, asked.postprocessors, choices(found))
+    tell_copies(parts, cache)
     network = round_weights(trained.network) if asked.precision == "fp16" else trained.network
     graph = Graph(network, fitted.probabilities, fitted.postprocessors).eval()
     print("exporting the graph")

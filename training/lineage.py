@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from training.checkpoint import Trained, load_trained
 from training.config import Recipe, TrainingError
+from training.features import FeatureCache
 from training.parts import Parts, open_parts, places
 from training.sources import Source
 
@@ -53,3 +57,30 @@ def check_unseen(run: str, trained: Trained, calibration: Source) -> None:
         )
     if trained.recipe.initial:
         check_unseen(trained.recipe.initial, load_trained(Path(trained.recipe.initial)), calibration)
+
+
+def tell_copies(parts: Parts, cache: FeatureCache) -> None:
+    """Says how many calibration pictures were trained on under another name: the network knows them better than those that will come."""
+    found = copies(cache.outputs("train", parts.train).features, cache.outputs("calibration", parts.calibration).features)
+    if found:
+        held, seen = found[0]
+        print(
+            f"{len(found)} of {len(parts.calibration)} calibration pictures are copies of training pictures, {parts.calibration.name(held)} of "
+            f"{parts.train.name(seen)} for one: the promise is about pictures as new as these are, so take copies out, or give --calibration"
+        )
+
+
+def copies(seen: Tensor, held: Tensor, tolerance: float = 1e-3) -> list[tuple[int, int]]:
+    """Which rows of held (n, D) are rows of seen (N, D), to `tolerance` of their length: (row of held, row of seen) of each that is."""
+    # Along any direction copies lie side by side, and few others between them.
+    direction = torch.nn.functional.normalize(torch.randn(seen.shape[1], generator=torch.Generator().manual_seed(0)), dim=0)
+    places, order = (seen @ direction).sort()
+    reach = tolerance * held.norm(dim=1)
+    first, last = (torch.searchsorted(places, held @ direction + way * reach, right=way > 0) for way in (-1, 1))
+    found = []
+    for row in (last > first).nonzero().flatten().tolist():
+        near = order[int(first[row]) : int(last[row])]
+        distances = (seen[near] - held[row]).norm(dim=1)
+        if distances.min() <= reach[row]:
+            found.append((row, int(near[distances.argmin()])))
+    return found

@@ -1,18 +1,22 @@
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image, ImageChops
 
 from training import checkpoint
 from training.benchmarks import open_own
 from training.checkpoint import load_trained
 from training.config import Recipe, TrainingError
 from training.export import Export, export
-from training.lineage import load_initial, trained_parts
+from training.lineage import copies, load_initial, trained_parts
 from training.measure import measure
 from training.parts import open_parts
+from training.release import ReleaseRefused
 from training.train import Trainer, train
 
 WriteFolder = Callable[..., Path]
@@ -105,3 +109,30 @@ def test_what_lies_elsewhere_by_now_cannot_be_looked_through_and_is_told(
     recipe = replace(short, data=str(tmp_path / "moved"), initial=str(run))
     assert load_initial(recipe, open_parts(recipe)).recipe == short
     assert f"whether {run} was trained on what is set aside for calibration cannot be told: " in capsys.readouterr().out
+
+
+def test_copies_are_found_among_many_and_no_others() -> None:
+    generator = torch.Generator().manual_seed(1)
+    seen, held = (torch.randn(count, 64, generator=generator) for count in (20_000, 300))
+    held[7], held[250] = seen[123] * (1 + 1e-5), seen[19_999]
+    held[100] = seen[5] * 1.01
+    assert copies(seen, held) == [(7, 123), (250, 19_999)]
+
+
+def test_an_export_tells_of_copies_of_training_pictures_among_those_that_calibrate(
+    photos: Path, short: Recipe, mixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = tmp_path / "later"
+    shutil.copytree(photos, later)
+    for colour in ("green", "red"):
+        for picture in (later / colour).iterdir():
+            with Image.open(picture) as image:
+                changed = ImageChops.offset(image, 3)
+            changed.save(picture)
+    recipe = replace(short, calibration=str(later))
+    train(recipe, tmp_path / "run")
+    targets = open_own(open_parts(recipe).validation, "photos", None, near={}, far={"mixtures": str(mixtures)})
+    with suppress(ReleaseRefused):
+        export(tmp_path / "run", load_trained(tmp_path / "run"), targets, Export("photos", tmp_path / "models", postprocessors=("msp",)))
+    kept = len([i for i in range(len(open_parts(recipe).train)) if "/blue/" in open_parts(recipe).train.name(i)])
+    assert f"{kept} of 120 calibration pictures are copies of training pictures, {later}/blue/" in capsys.readouterr().out
