@@ -60,7 +60,9 @@ def load_trained(run: Path) -> Trained:
         network = build_network(recipe.network, len(state["classes"]), state["mean"], state["std"], recipe.width)
         network.load_state_dict(state["network"])
         parts = state["parts"]
-    except (KeyError, TypeError, RuntimeError) as exc:
+    except KeyError as exc:
+        raise TrainingError(f"{path} is not a checkpoint of this version: it has no {exc.args[0]}; train it anew") from None
+    except (TypeError, RuntimeError) as exc:
         raise TrainingError(f"{path} is not a checkpoint of this version: {textwrap.shorten(str(exc), 200)}") from None
     return Trained(
         network.eval(),

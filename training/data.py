@@ -129,7 +129,7 @@ def channel_statistics(pictures: Pictures) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of pixels in [0, 1], over at most 50,000 training pictures."""
     chosen = torch.linspace(0, len(pictures) - 1, min(len(pictures), 50_000)).long()
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    for images, _ in pictures.batches(chosen.split(512)):
+    for images, _ in pictures.batches(chosen.split(64)):
         pixels = images.view(-1, 3).double() / 255
         total += pixels.sum(dim=0)
         squares += (pixels**2).sum(dim=0)

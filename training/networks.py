@@ -3,7 +3,7 @@
 Each network is a `Classifier`: a backbone that gives features (N, D) and a linear `head` that gives logits (N, C).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,10 @@ class Classifier(nn.Module):
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory already: nothing is copied.
         return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
-    def whiten(self, images: Tensor) -> None:
+    def whiten(self, images: Callable[[], Tensor]) -> None:
         """Lets a backbone that wants it see training pictures, uint8 (N, H, W, 3), before the first step."""
         if isinstance(self.backbone, AirBench):
-            self.backbone.whiten(self.normalised(images))
+            self.backbone.whiten(self.normalised(images()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(self.normalised(images))

@@ -1,4 +1,4 @@
-"""Convolutions in 8-bit integers (static quantisation), their weights in 7: a quarter of the file.
+"""Convolutions in 8-bit integers (static quantisation), their weights in 7: a quarter of their bytes.
 
 Head, probabilities and scores stay in float32.
 """

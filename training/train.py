@@ -69,7 +69,7 @@ class Trainer:
         self.validation_set.move(self.device)
         network = initial.network if initial else self.build_network(pretrained=recipe.pretrained and state is None)
         if initial is None and state is None:
-            network.whiten(self.train_set.take(torch.linspace(0, len(self.train_set) - 1, min(len(self.train_set), 2000)).long()))
+            network.whiten(lambda: self.train_set.take(torch.linspace(0, len(self.train_set) - 1, min(len(self.train_set), 2000)).long()))
         if self.world > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network: Classifier = network.to(self.device).to(memory_format=torch.channels_last)
@@ -193,7 +193,7 @@ class Trainer:
         """Share of validation pictures classified rightly."""
         self.network.eval()
         right = 0
-        for images, labels in self.validation_set.batches(torch.arange(len(self.validation_set)).split(500)):
+        for images, labels in self.validation_set.batches(torch.arange(len(self.validation_set)).split(128)):
             with self.autocast():
                 _, logits = self.network(images)
             right += int((logits.argmax(dim=1) == labels).sum())

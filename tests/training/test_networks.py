@@ -63,7 +63,7 @@ def stripes(count: int) -> Tensor:
 
 def test_the_first_layer_of_airbench_whitens_patches_and_is_not_trained() -> None:
     network = build_network("airbench_32x32", 10, (0.5, 0.5, 0.5), (0.005, 0.005, 0.005), 24)
-    network.whiten(stripes(50))
+    network.whiten(lambda: stripes(50))
     stem = network.backbone.stem
     assert isinstance(stem, nn.Conv2d)
     directions = nn.functional.conv2d(network.normalised(stripes(50)), stem.weight).permute(0, 2, 3, 1).reshape(-1, 24)

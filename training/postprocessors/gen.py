@@ -29,7 +29,8 @@ class Gen(Postprocessor):
         self.register_buffer("others", all_but_self(head.out_features))
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        probabilities = logits.softmax(dim=1)
+        # Denormals, which some devices take for zero, are no zero to so small a power.
+        probabilities = logits.softmax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         # 1 - p of a sure prediction rounds to a few bits, which so small a power blows up; the sum of the others does not.
         others = probabilities @ self.others
         if self.largest is not None and self.largest < logits.shape[1]:
