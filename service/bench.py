@@ -18,7 +18,7 @@ from service.admission import QueueFull
 from service.connection import server
 from service.decoder import Decoder, RefusedImage, Upload
 from service.load import LOST, OK, Caller, Outcome, Run, Target, closed_loop, open_loop
-from service.model import Model, open_model
+from service.model import Model, open_warm
 from service.runtime import cpu_quota
 from service.schemas import Answer
 from service.scoring import INTERRUPTED, REFUSALS, NoPictures, expand, find_folder
@@ -45,10 +45,12 @@ def bench(settings: Settings, paths: list[str], plan: Plan) -> int:
     try:
         if not plan.connections and (plan.shares or not plan.rates):
             raise NoPictures("without --connections only a --rate can be measured")
-        pictures = {name: Path(name).read_bytes() for name in expand(paths)}
-        if not pictures:
+        names = expand(paths)
+        if not names:
             raise NoPictures(f"{', '.join(paths)}: no pictures there")
-        target = server(plan.url, list(pictures.values()), plan.headers) if plan.url else in_process(settings, list(pictures))
+        for name in names:
+            Path(name).open("rb").close()
+        target = server(plan.url, [Path(name).read_bytes() for name in names], plan.headers) if plan.url else in_process(settings, names)
         if plan.json is not None:
             # Whether that works is better known before minutes of measuring.
             plan.json.open("a").close()
@@ -121,7 +123,7 @@ def in_process(settings: Settings, names: Sequence[str]) -> Target:
 
     @asynccontextmanager
     async def target() -> AsyncIterator[Callable[[Run], Awaitable[Caller]]]:
-        async with open_model(folder, settings) as model:
+        async with open_warm(folder, settings) as model:
             with Decoder(cpu_quota(), settings.max_image_pixels) as decoder:
 
                 async def make(load: Run) -> Caller:

@@ -124,7 +124,8 @@ def show(before: Bundle, after: Bundle, found: list[Scored], settings: Settings)
         pooled = [name for name, entry in info.per_class.items() if entry.threshold == "pooled"]
         needed = images_needed(info.alpha, settings.guarantee, info.delta)
         print(f"{len(info.per_class) - len(pooled)} of {len(info.per_class)} classes have a threshold of their own", end="")
-        print(f"; fewer than {needed} pictures, hence one for all of them: {', '.join(pooled)}" if pooled else "")
+        named = ", ".join(pooled[:5]) + (f" and {len(pooled) - 5} more" if len(pooled) > 5 else "")
+        print(f"; fewer than {needed} pictures, hence one for all of them: {named}" if pooled else "")
     needs = {alpha: images_needed(alpha, settings.guarantee, info.delta) for alpha in STANDARD_ALPHAS}
     if more := [f"{alpha:g} needs {needed}" for alpha, needed in needs.items() if needed > info.n]:
         print(f"too few pictures for smaller alphas: {', '.join(more)}")

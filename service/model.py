@@ -44,7 +44,7 @@ class Model:
         self.guarantee: Guarantee = settings.guarantee
         self.users = 0
         # Bounded: alpha comes from the clients. Knows the calibration and not the model, which a cycle would keep alive after its time.
-        self.references = lru_cache(maxsize=1024)(partial(open_references, self.bundle, guarantee=self.guarantee))
+        self.references = lru_cache(maxsize=128)(partial(open_references, self.bundle, guarantee=self.guarantee))
         self.default = self.choose(settings.postprocessor or self.manifest.default_postprocessor, None)
         self.shadows = tuple(self.choose(key, None) for key in settings.shadow_postprocessors)
         self.watched, self.promised = self.choose_watched()
@@ -182,16 +182,19 @@ class Model:
             device=self.runtime.device,
         )
 
-    def detail(self, default: bool) -> ModelDetail:
+    def detail(self, default: bool, operating_points: dict[str, list[OperatingPoint]]) -> ModelDetail:
         return ModelDetail(
             **dict(self.summary(default)),
             manifest=self.manifest,
             evaluation=self.bundle.evaluation,
-            operating_points={key: self.operating_points(key) for key in self.manifest.postprocessors},
+            operating_points=operating_points,
             monitor=self.watch.report(),
         )
 
-    def operating_points(self, key: str) -> list[OperatingPoint]:
+    def operating_points(self) -> dict[str, list[OperatingPoint]]:
+        return {key: self.points_of(key) for key in self.manifest.postprocessors}
+
+    def points_of(self, key: str) -> list[OperatingPoint]:
         """The gate at each standard alpha that may be asked for and can be promised, beside what the evaluation measured there."""
         measured = {}
         if key in self.bundle.evaluation.postprocessors:
@@ -222,11 +225,17 @@ class Model:
 
 
 def open_model(folder: Path, settings: Settings, on_batch: Callable[[int], None] | None = None) -> Model:
-    """A bundle loaded, checked on the device that it will use, and warm. Raises BundleError, WrongDevice and what Model raises."""
+    """A bundle loaded, and checked on the device that it will use. Raises BundleError, WrongDevice and what Model raises."""
     runtime = Runtime(load_bundle(folder), settings.device, settings.intra_op_threads, settings.max_batch_size)
     model = Model(runtime, settings, on_batch)
     runtime.check_golden()
-    runtime.warm()
+    return model
+
+
+def open_warm(folder: Path, settings: Settings, on_batch: Callable[[int], None] | None = None) -> Model:
+    """As `open_model`, and ready for batches of any size: a request does not wait for what they need."""
+    model = open_model(folder, settings, on_batch)
+    model.runtime.warm()
     return model
 
 

@@ -63,8 +63,8 @@ def replay(settings: Settings, version: int | None, candidate: Candidate, paths:
 
 def compare(now: Model, then: Model, settings: Settings, names: list[str], unreadable: list[str]) -> Iterator[Compared]:
     before = list(score(now.runtime, names, settings, unreadable))
-    # One graph has every score: another alpha or post-processor costs no second run.
-    same = now.bundle.folder == then.bundle.folder
+    # One graph has every score: another alpha, post-processor or calibration costs no second run.
+    same = (now.manifest.sha256["model.onnx"], now.manifest.input) == (then.manifest.sha256["model.onnx"], then.manifest.input)
     after = before if same else list(score(then.runtime, [entry.name for entry in before], settings, unreadable))
     found = {entry.name: entry for entry in after}
     for entry in before:

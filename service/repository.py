@@ -10,7 +10,7 @@ from typing import Self
 from service.bundle.manifest import BundleError, find_versions
 from service.memory import give_back
 from service.metrics import Metrics
-from service.model import Model, open_model
+from service.model import Model, open_warm
 from service.models_dir import Fingerprints, choose_default, find_bundles, fingerprints, highest, look
 from service.settings import Settings
 from service.states import States
@@ -115,7 +115,7 @@ class Repository:
             for version, folder in folders.items():
                 if version == max(folders) or found[version] != served.get(version):
                     observe = self.metrics.batch_images.observe
-                    model = await asyncio.get_running_loop().run_in_executor(self.opener, open_model, folder, self.settings, observe)
+                    model = await asyncio.get_running_loop().run_in_executor(self.opener, open_warm, folder, self.settings, observe)
                     if version in before and before[version].watch.subject == model.watch.subject:
                         # The same promise about the same calibration: the evidence goes on.
                         model.watch = before[version].watch

@@ -16,6 +16,7 @@ import uvicorn
 
 from service import logs, processes
 from service.app import Application, create_app
+from service.memory import let_go_of_large
 from service.protocol import Protocol
 from service.settings import Settings, WrongSetting, unknown_variables
 
@@ -77,6 +78,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Runs until a signal ends it. 1 when it could not start."""
+    let_go_of_large()
     logs.set_up(settings.log_format, settings.log_level)
     # One more series for every counter and histogram, which nobody here reads.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]

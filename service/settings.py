@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         40_000_000,
         ge=64,
         le=178_000_000,
-        description="Largest picture by width x height, read from its header. Decoding needs up to 4 bytes a pixel.",
+        description="Largest picture by width x height, read from its header. Decoding needs 4 to 16 bytes a pixel.",
     )
     max_images_per_request: int = Field(32, ge=1, le=4096, description="Most images in one request; at most max_queue_size.")
     postprocessor: str | None = Field(None, description="OOD score that decides. Left out: the one that the bundle names as default.")

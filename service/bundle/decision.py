@@ -7,6 +7,7 @@ Statistics 2023, arXiv 2104.08279). Nothing is promised about how many OOD image
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -61,6 +62,8 @@ def marginal_rank(n: int, alpha: float) -> int:
     return math.floor(alpha * (n + 1) + 1e-9)
 
 
+# Of a thousand classes with a threshold each, many have equally many images.
+@lru_cache(4096)
 def pac_rank(n: int, alpha: float, delta: float) -> int:
     """Largest k with P(Beta(k, n + 1 - k) > alpha) <= delta; 0 if there is none.
 

@@ -15,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 # What such files are called: for finding pictures in folders, never for judging them.
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # How their files begin: one that begins so and cannot be opened is broken, not unknown.
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 # The longer side over the shorter: 2 x 20,000,000 pixels, resized to a shorter side of 256, would take 2 TB.
 MAX_ASPECT = 200
+# Rows that are laid on white at once: Pillow holds the interpreter's lock so long, and four copies of them.
+STRIP = 256
 # A progressive JPEG repeats itself, finer with each scan, which takes the time of all pixels and few bytes. Encoders write ten, of CMYK eighteen.
 MAX_SCANS, MAX_SEGMENTS = 30, 2000
 START_OF_SCAN, END_OF_IMAGE, ALONE = 0xDA, 0xD9, (0x01, 0xD8)
@@ -103,6 +105,8 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = 40_000_000) -> Pixels
         try:
             image.load()
             return to_pixels(image, spec)
+        except Undecodable:
+            raise
         except Exception as exc:  # noqa: BLE001 -- as above
             raise Undecodable(f"{image.format} image cannot be decoded: {exc}") from None
 
@@ -148,8 +152,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips at 255, which turns a 16-bit picture white.
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise Undecodable("image has floating-point pixels, whose scale is not told; 8 or 16 bits a channel are decoded")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return on_white(image if image.mode == "RGBA" else image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """RGBA to RGB."""
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP):
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        flat.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return flat

@@ -1,5 +1,7 @@
 """GET /models: what is loaded, what it promises, and what was measured of it. POST /models/{name}/reload and /acknowledge."""
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -26,8 +28,10 @@ async def list_models(request: Request) -> Response:
 )
 async def show_model(request: Request, name: str, version: int | None = None) -> Response:
     repository = context_of(request).repository
-    model = repository.find(name, version)
-    return Response(model.detail(default=model is repository.find()).model_dump_json(), media_type="application/json")
+    with repository.find(name, version) as model:
+        # With a thousand classes that have thresholds of their own these take a second.
+        points = await asyncio.to_thread(model.operating_points)
+        return Response(model.detail(model is repository.find(), points).model_dump_json(), media_type="application/json")
 
 
 @router.post(

@@ -92,3 +92,22 @@ def test_decoding_ends_with_the_caller_s_place(end: Callable[[Place], None], tol
             assert time.monotonic() - started < 5
 
     asyncio.run(test())
+
+
+def test_a_small_picture_goes_before_photographs_that_came_earlier() -> None:
+    async def test() -> None:
+        ended: list[str] = []
+        random = np.random.default_rng(0)
+        large, small = (Upload(png(random.integers(0, 255, (side, side, 3), np.uint8))) for side in (1000, 100))
+
+        async def request(name: str, picture: Upload) -> None:
+            await decoder.decode([picture], SPEC)
+            ended.append(name)
+
+        with Decoder(2, 1_000_000) as decoder:
+            photographs = [asyncio.create_task(request("large", large)) for _ in range(20)]
+            await asyncio.sleep(0.001)
+            await asyncio.gather(*photographs, request("small", small))
+        assert ended.index("small") < 5
+
+    asyncio.run(test())

@@ -10,6 +10,7 @@ from PIL import Image
 
 from service.bundle.preprocess import (
     MAX_SCANS,
+    STRIP,
     InputSpec,
     InvalidImage,
     Pixels,
@@ -18,6 +19,7 @@ from service.bundle.preprocess import (
     Undecodable,
     UnknownFormat,
     decode,
+    on_white,
     too_many_scans,
 )
 
@@ -223,3 +225,14 @@ def test_no_marker_hides_scans() -> None:
     first = data.index(b"\xff\xda")
     for hidden_by in (b"\xff\x01", b"\xff\xff\xff", b"\xff\xd0", b"\xff\x00", b"\xff\xe5\x00\x02"):
         assert too_many_scans(data[:first] + hidden_by + data[first:]), hidden_by
+
+
+def test_laying_on_white_strip_by_strip_changes_no_pixel() -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2 * STRIP + 7, 5, 4), np.uint8))
+    at_once = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    assert on_white(picture).tobytes() == at_once.tobytes()
+
+
+def test_floating_point_pixels_are_refused_since_their_scale_is_not_told() -> None:
+    with pytest.raises(Undecodable, match=r"floating-point pixels, whose scale is not told; 8 or 16 bits"):
+        decode(encode(Image.fromarray(np.random.default_rng(0).random((9, 9), np.float32)), "TIFF"), SPEC)
