@@ -67,7 +67,9 @@ def open_references(bundle: Bundle, column: int, alpha: float, guarantee: Guaran
     own = {class_id: reference(bundle.calibration.by_class[column][class_id]) for class_id in counts}
     if len(counts) == len(listed):
         return References(pooled, own)
-    return References(pooled, own, reference(scores[~np.isin(predicted, list(counts))]))
+    others = np.ones(len(listed), np.bool_)
+    others[list(counts)] = False
+    return References(pooled, own, reference(scores[others[predicted]]))
 
 
 def hold_against(references: References, predicted: NDArray[np.integer], scores: Scores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
