@@ -21,6 +21,8 @@ from service.runtime import Runtime, WrongDevice, cpu_quota
 from service.settings import Settings
 from service.store import NoStore, is_url, open_store
 
+# Pictures, but not for Pillow as it comes. What a folder holds beside pictures is not worth a word, these are.
+OTHER_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
 STANDARD_INPUT = "-"
 # What shells expect of a command that Ctrl-C ended.
 INTERRUPTED = 130
@@ -78,7 +80,11 @@ def pictures_below(path: str) -> Iterator[str]:
             raise NoPictures(f"{path} cannot be listed: {exc.strerror or exc}") from exc
         yield from (f"{path.rstrip('/')}/{name}" for name in names if is_picture(PurePosixPath(name)))
     elif path != STANDARD_INPUT and not is_url(path) and Path(path).is_dir():
-        yield from (str(found) for found in sorted(Path(path).rglob("*")) if is_picture(found) and found.is_file())
+        files = sorted(Path(path).rglob("*"))
+        yield from (str(found) for found in files if is_picture(found) and found.is_file())
+        if other := [file.suffix.lower() for file in files if file.suffix.lower() in OTHER_SUFFIXES]:
+            named = " ".join(sorted(set(other)))
+            print(f"{path}: {len(other)} pictures of formats that are not decoded are left out: {named}", file=sys.stderr)
     else:
         yield path
 

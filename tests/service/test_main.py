@@ -121,6 +121,18 @@ def test_an_unreadable_picture_is_named_and_the_others_are_answered(models_dir: 
     assert f"oodgate: {paths['missing.png']}: No such file or directory" in found.err
 
 
+def test_pictures_of_a_folder_that_are_not_decoded_are_told_and_what_is_no_picture_is_not(
+    models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "deeper/b.HEIC", "c.heic", "d.avif", "notes.txt", "e.jfif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(id_png())
+    assert main(["predict", "--models-dir", str(models_dir), "--device", "cpu", "--json", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert [Path(json.loads(line)["predictions"][0]["filename"]).name for line in said.out.splitlines()] == ["a.png", "e.jfif"]
+    assert said.err == f"{tmp_path}: 3 pictures of formats that are not decoded are left out: .avif .heic\n"
+
+
 def test_hidden_files_of_a_folder_are_no_pictures(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (".x.png", "._good.png"):
         (tmp_path / name).write_bytes(b"hello")
