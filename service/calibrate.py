@@ -1,8 +1,8 @@
 """`oodgate calibrate`: new ID pictures -> a new version of a bundle, the same graph with thresholds that rest on them."""
 
 import hashlib
-import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from service.bundle.calibration import CalibrationInfo
 from service.bundle.decision import STANDARD_ALPHAS, TooFewCalibrationImages, images_needed
 from service.bundle.manifest import FILES, Bundle, find_versions, load_bundle, npz, sha256
-from service.bundle.reference import count_classes, open_references
+from service.bundle.reference import count_classes, hold_against, open_references
 from service.bundle.writing import write_bundle
 from service.runtime import Runtime
 from service.scoring import STANDARD_INPUT, NoPictures, Scored, expand, find_folder, read, score
@@ -107,25 +107,25 @@ def show(before: Bundle, after: Bundle, found: list[Scored], settings: Settings)
     """Thresholds of both versions at the new one's alpha, and what the old ones do to the new pictures."""
     info = after.manifest.calibration
     table = Table("post-processor", "threshold before", "now", "of the new pictures rejected before")
-    scores = np.stack([entry.scores for entry in found])
+    scores, predicted = np.stack([entry.scores for entry in found]), np.array([entry.probabilities.argmax() for entry in found])
     for column, key in enumerate(after.manifest.postprocessors):
-        now = open_references(after, column, info.alpha, settings.guarantee).shared.gate.threshold
-        try:
-            old = open_references(before, column, info.alpha, settings.guarantee).shared.gate.threshold
-        except TooFewCalibrationImages:
-            old = math.nan
-        rejected = "" if math.isnan(old) else f"{(scores[:, column] > old).mean():.1%}"
-        table.add_row(key, f"{old:.4g}", f"{now:.4g}", rejected)
+        now, threshold, rejected = open_references(after, column, info.alpha, settings.guarantee), "", ""
+        with suppress(TooFewCalibrationImages):
+            old = open_references(before, column, info.alpha, settings.guarantee)
+            threshold = f"{old.shared.gate.threshold:.4g}"
+            rejected = f"{(scores[:, column] > hold_against(old, predicted, scores[:, column])[1]).mean():.1%}"
+        table.add_row(key, threshold, f"{now.shared.gate.threshold:.4g}", rejected)
     confidence = f"with {1 - info.delta:.0%} confidence" if settings.guarantee == "pac" else "on average"
-    each = "" if info.per_class is None else ", of each class that has a threshold of its own,"
+    each = "" if info.per_class is None else ", of each class that has a threshold of its own and of the others together,"
     Console().print(table)
     print(f"alpha {info.alpha:g}: {confidence} at most {info.alpha:.4g} of such pictures{each} are rejected; n = {info.n}")
     if info.per_class is not None:
-        pooled = [name for name, entry in info.per_class.items() if entry.threshold == "pooled"]
+        # The same of every post-processor: they go by how many pictures were taken for each class.
+        others = [name for class_id, name in enumerate(after.manifest.classes) if class_id not in now.own]
         needed = images_needed(info.alpha, settings.guarantee, info.delta)
-        print(f"{len(info.per_class) - len(pooled)} of {len(info.per_class)} classes have a threshold of their own", end="")
-        named = ", ".join(pooled[:5]) + (f" and {len(pooled) - 5} more" if len(pooled) > 5 else "")
-        print(f"; fewer than {needed} pictures, hence one for all of them: {named}" if pooled else "")
+        print(f"{len(now.own)} of {len(info.per_class)} classes have a threshold of their own", end="")
+        named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        print(f"; one together, for which {needed} pictures are needed, have {named}" if others else "")
     needs = {alpha: images_needed(alpha, settings.guarantee, info.delta) for alpha in STANDARD_ALPHAS}
     if more := [f"{alpha:g} needs {needed}" for alpha, needed in needs.items() if needed > info.n]:
         print(f"too few pictures for smaller alphas: {', '.join(more)}")

@@ -99,10 +99,16 @@ class Decoder:
 
     async def decode_one(self, data: bytes, spec: InputSpec) -> Pixels:
         await self.turns.take(HANDICAP * len(data))
-        job = asyncio.get_running_loop().run_in_executor(self.executor, decode, data, spec, self.max_image_pixels)
+        try:
+            job = asyncio.get_running_loop().run_in_executor(self.executor, decode, data, spec, self.max_image_pixels)
+        except RuntimeError:
+            # No thread can be started.
+            self.turns.give()
+            raise
         job.add_done_callback(self.ended)
-        # The thread works on when nobody waits any more, and keeps its place so long.
-        return await asyncio.shield(job)
+        # Not cancelled when nobody waits any more: the thread works on, and keeps its place so long.
+        await asyncio.wait({job})
+        return job.result()
 
     def ended(self, job: asyncio.Future[Pixels]) -> None:
         self.turns.give()

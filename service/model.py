@@ -100,7 +100,7 @@ class Model:
         try:
             gate = open_gate(pooled.calibration, pooled.gate.alpha, "pac", self.manifest.calibration.delta)
         except TooFewCalibrationImages:
-            return replace(self.default, references=References(pooled)), False
+            return (replace(self.default, references=References(pooled)) if references.own else self.default), False
         return replace(self.default, references=References(replace(pooled, gate=gate))), True
 
     def begin_watch(self) -> Watch:

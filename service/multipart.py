@@ -12,7 +12,7 @@ from service.decoder import Upload
 # Parts that are no images: more than any form has. The parser itself limits the headers of each.
 MAX_FIELDS = 100
 # Of a header: python-multipart looks through what is left of it for each, so thousands of them take seconds.
-MAX_PARAMETERS = 20
+MAX_PARAMETERS = 200
 
 
 class MalformedBody(Exception):
@@ -84,7 +84,7 @@ class Parts:
 
 def parse_parameters(header: bytes) -> dict[bytes, bytes]:
     if header.count(b";") > MAX_PARAMETERS:
-        raise MalformedBody(f"a header of the multipart body has more than {MAX_PARAMETERS} parameters")
+        raise MalformedBody(f"a header of the multipart body, or its content type, has more than {MAX_PARAMETERS} semicolons")
     return parse_options_header(header)[1]
 
 

@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         description="Age at which captured pictures are removed, earlier processes' too, while a server runs. What your privacy rules say.",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Keys, separated by commas, that open all but probes, metrics and documentation. None: open to all, as behind a gateway."
+        (), description="Keys, separated by commas, that open all but probes, metrics, documentation and the page. None: open to all."
     )
     api_keys_file: Path | None = Field(None, description="File with more api_keys, one a line: for secrets that are mounted. SIGHUP reads it again.")
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         75,
         ge=1,
         le=3600,
-        description="How long an idle connection, a request's head or a client that reads nothing may take. Longer than load balancers', often 60 s.",
+        description="How long an idle connection, a request's head or the reading of an answer may take. Longer than load balancers', often 60 s.",
     )
     log_format: Literal["json", "console"] = Field("console", description="json for a log collector, console for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -46,11 +46,11 @@ def open_targets(arguments: argparse.Namespace, recipe: Recipe) -> "Targets":
     # No name twice in all of them either.
     named_places([*arguments.near, *arguments.far, *arguments.shifted])
     if parts.test:
-        test = without(parts.test, parts.validation)
+        test = without(without(parts.test, parts.validation), parts.calibration)
         if not len(test):
-            raise TrainingError(f"all {len(parts.test)} test pictures of {recipe.data} chose the checkpoint, there is none to measure on")
+            raise TrainingError(f"all {len(parts.test)} test pictures of {recipe.data} chose the checkpoint or calibrate, none is left to measure on")
         if len(test) < len(parts.test):
-            print(f"{len(parts.test) - len(test)} of {len(parts.test)} test pictures chose the checkpoint and are left out")
+            print(f"{len(parts.test) - len(test)} of {len(parts.test)} test pictures chose the checkpoint or calibrate, and are left out")
         return open_own(test, f"the test part of {recipe.data}", arguments.ood_validation, near, far, shifted)
     print(
         f"NO TEST PICTURES: measured on the {len(parts.validation)} validation pictures, which chose the checkpoint and fitted the scores, "

@@ -18,16 +18,16 @@ from training.files import write
 from training.networks import Classifier, build_network
 from training.processes import world_size
 
-SAVED = {"network", "optimizer", "generators", "epoch", "step", "sums", "best", "world", "recipe", "parts", "classes", "mean", "std"}
+SAVED = {"network", "optimizer", "generators", "epoch", "step", "sums", "best", "world", "recipe", "parts_digest", "classes", "mean", "std"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with what is known of it. parts: the digest of the pictures that it was trained with."""
+    """A network with what is known of it. parts_digest: of the pictures that it was trained with."""
 
     network: Classifier
     recipe: Recipe
-    parts: str
+    parts_digest: str
     classes: tuple[str, ...]
     epoch: int
     validation_accuracy: float
@@ -59,7 +59,7 @@ def load_trained(run: Path) -> Trained:
         recipe = Recipe(**state["recipe"])
         network = build_network(recipe.network, len(state["classes"]), state["mean"], state["std"], recipe.width)
         network.load_state_dict(state["network"])
-        parts = state["parts"]
+        digest = state["parts_digest"]
     except KeyError as exc:
         raise TrainingError(f"{path} is not a checkpoint of this version: it has no {exc.args[0]}; train it anew") from None
     except (TypeError, RuntimeError) as exc:
@@ -67,7 +67,7 @@ def load_trained(run: Path) -> Trained:
     return Trained(
         network.eval(),
         recipe,
-        parts,
+        digest,
         tuple(state["classes"]),
         state["epoch"],
         state["validation_accuracy"],

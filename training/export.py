@@ -26,13 +26,14 @@ from service.bundle.manifest import (
 from service.bundle.writing import write_bundle
 from training.benchmarks import Targets
 from training.checkpoint import Trained
-from training.config import Recipe, TrainingError
+from training.config import TrainingError
 from training.data import Pictures
 from training.evaluate import Answers, Fitted, check_answers, choices, conclude, fit, full_spectrum, operating_points, summarise
 from training.features import FeatureCache
 from training.graph import Graph, to_onnx
 from training.halves import round_weights
 from training.lineage import tell_copies, trained_parts
+from training.parts import calibration_data, check_apart
 from training.postprocessors import EVALUATED_ONLY, EXPORTED
 from training.release import check_parity, check_scores, shuffled_patches
 from training.runner import BATCH, GraphRunner
@@ -67,9 +68,10 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
     if len(parts.calibration) < (needed := images_needed(asked.alpha, "pac", asked.delta)):
         raise TrainingError(
             f"alpha {asked.alpha:g} needs at least {needed} calibration pictures, {trained.recipe.calibration or trained.recipe.data} "
-            f"leaves {len(parts.calibration)}"
+            f"leaves {len(parts.calibration)}; `train --calibration` names more"
         )
     check_answers(trained, targets.id_test, targets.id_name)
+    check_apart(targets.id_test, parts.calibration, "in the ID test set and in the calibration set")
     fitted = fit(trained, parts, cache, asked.postprocessors, choices(found))
     tell_copies(parts, cache)
     network = round_weights(trained.network) if asked.precision == "fp16" else trained.network
@@ -110,12 +112,6 @@ def export(run: Path, trained: Trained, targets: Targets, asked: Export, found: 
     write(folder, files, manifest)
     print(said)
     return folder
-
-
-def calibration_data(recipe: Recipe, count: int) -> str:
-    if recipe.calibration:
-        return f"{count} pictures of {recipe.calibration}"
-    return f"{count} held-out training pictures of {recipe.data}, stratified by class, seed {recipe.seed}"
 
 
 def plan(trained: Trained, asked: Export) -> tuple[Path, dict[str, Any]]:

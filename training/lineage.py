@@ -11,11 +11,13 @@ from training.features import FeatureCache
 from training.parts import Parts, open_parts, places
 from training.sources import Source
 
+UNTOLD = "whether it was trained on what is set aside for calibration cannot be told"
+
 
 def trained_parts(trained: Trained) -> Parts:
     """The parts of a run. TrainingError if pictures have come or gone since: another draw would set aside some that were trained on."""
     parts = open_parts(trained.recipe)
-    if parts.digest() != trained.parts:
+    if parts.digest() != trained.parts_digest:
         raise TrainingError(
             f"the pictures of {trained.recipe.data} are not those that the run was trained with: some have come, gone or changed their class, "
             "so what is set aside for calibration now may have been trained on; put them back, or train anew"
@@ -42,21 +44,28 @@ def check_unseen(run: str, trained: Trained, calibration: Source) -> None:
     try:
         theirs = open_parts(trained.recipe)
     except TrainingError as exc:
-        print(f"whether {run} was trained on what is set aside for calibration cannot be told: {exc}")
-        return
-    if theirs.digest() != trained.parts:
-        raise TrainingError(
-            f"the pictures of {trained.recipe.data} are not those that {run} was trained with, so it may have been trained on what is set aside "
-            "for calibration; name pictures that it cannot have seen with --calibration"
-        )
-    seen = {*places(theirs.train), *places(theirs.validation)}
+        print(f"{run}: {UNTOLD}: {exc}")
+    else:
+        refuse_seen(run, trained, theirs, calibration)
+    if before := trained.recipe.initial:
+        try:
+            ancestor = load_trained(Path(before))
+        except TrainingError as exc:
+            print(f"{before}: {UNTOLD}: {exc}")
+            return
+        check_unseen(before, ancestor, calibration)
+
+
+def refuse_seen(run: str, trained: Trained, theirs: Parts, calibration: Source) -> None:
+    changed = theirs.digest() != trained.parts_digest
+    # Of a folder that has changed since, each picture may have been in any part.
+    seen = {*places(theirs.train), *places(theirs.validation), *(places(theirs.calibration) if changed else ())}
     if again := [place for place in places(calibration) if place in seen]:
+        why = f"the pictures of {trained.recipe.data} have changed since, so {run} may have been" if changed else f"{run} was"
         raise TrainingError(
-            f"{run} was trained on {len(again)} of the {len(calibration)} calibration pictures, on {again[0]} among them: with the same data, seed, "
-            "calibration_share and calibration_limit it was not, or name others with --calibration"
+            f"{why} trained on {len(again)} of the {len(calibration)} calibration pictures, on {again[0]} among them: with the same data, seed, "
+            "calibration_share and calibration_limit it was not, or name pictures that it has not seen with --calibration"
         )
-    if trained.recipe.initial:
-        check_unseen(trained.recipe.initial, load_trained(Path(trained.recipe.initial)), calibration)
 
 
 def tell_copies(parts: Parts, cache: FeatureCache) -> None:
@@ -74,9 +83,9 @@ def copies(seen: Tensor, held: Tensor, tolerance: float = 1e-3) -> list[tuple[in
     """Which rows of held (n, D) are rows of seen (N, D), to `tolerance` of their length: (row of held, row of seen) of each that is."""
     # Along any direction copies lie side by side, and few others between them.
     direction = torch.nn.functional.normalize(torch.randn(seen.shape[1], generator=torch.Generator().manual_seed(0)), dim=0)
-    places, order = (seen @ direction).sort()
+    along, order = (seen @ direction).sort()
     reach = tolerance * held.norm(dim=1)
-    first, last = (torch.searchsorted(places, held @ direction + way * reach, right=way > 0) for way in (-1, 1))
+    first, last = (torch.searchsorted(along, held @ direction + way * reach, right=way > 0) for way in (-1, 1))
     found = []
     for row in (last > first).nonzero().flatten().tolist():
         near = order[int(first[row]) : int(last[row])]

@@ -15,6 +15,7 @@ from training.config import TrainingError
 from training.evaluate import Fitted, check_answers, choices, conclude, fit, full_spectrum, summarise
 from training.features import FeatureCache
 from training.lineage import trained_parts
+from training.parts import check_apart
 from training.postprocessors import EVALUATED_ONLY, Outputs
 
 Array = NDArray[Any]
@@ -50,6 +51,7 @@ def measure(run: Path, trained: Trained, targets: Targets, keys: Sequence[str], 
         raise TrainingError("there is no OOD set to report on; give --benchmark, --near or --far")
     check_answers(trained, targets.id_test, targets.id_name)
     cache, parts = FeatureCache(run, trained), trained_parts(trained)
+    check_apart(targets.id_test, parts.calibration, "in the ID test set and in the calibration set")
     fitted = fit(trained, parts, cache, keys, choices(found))
     inside = cache.outputs("ID test", targets.id_test)
     outside = {name: cache.outputs(name, source) for name, source in targets.sources.items()}

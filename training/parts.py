@@ -22,9 +22,11 @@ class Parts:
     test: Source | None
 
     def digest(self) -> str:
-        """Says whether pictures have come, gone or changed parts since; the same wherever the data lies."""
+        """Says whether pictures that are trained with have come, gone or changed class since, by their names (of Parquet, by row); the same wherever
+        the data lies. What is set aside is all that is left.
+        """
         known = hashlib.sha256()
-        for part in (self.train, self.validation, self.calibration):
+        for part in (self.train, self.validation):
             there = places(part)
             above = len(os.path.commonpath(there)) if there else 0
             known.update("\n".join([str(len(there)), *(place[above:] for place in there), *map(str, part.labels)]).encode(errors="surrogateescape"))
@@ -77,6 +79,13 @@ def open_calibration(where: str, train: Source) -> Source:
     check_same_classes(found, train, "calibration")
     check_apart(found, train, "in the training data and in the calibration set")
     return found
+
+
+def calibration_data(recipe: Recipe, count: int) -> str:
+    """What a bundle says that its thresholds rest on."""
+    if recipe.calibration:
+        return f"{count} pictures of {recipe.calibration}"
+    return f"{count} held-out training pictures of {recipe.data}, stratified by class, seed {recipe.seed}"
 
 
 def check_same_classes(part: Source, train: Source, name: str) -> None:

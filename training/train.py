@@ -43,10 +43,10 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         with one_goes_ahead(self.local_rank):
             parts = open_parts(recipe)
-        self.classes, self.parts = parts.train.classes, parts.digest()
+        self.classes, self.parts_digest = parts.train.classes, parts.digest()
         check_loss(recipe.loss, len(self.classes))
         check_pretrained(recipe, len(self.classes))
-        if state is not None and state["parts"] != self.parts:
+        if state is not None and state["parts_digest"] != self.parts_digest:
             raise TrainingError(f"{run / 'last.pt'} was trained with other pictures than {recipe.data} has now; put them back, or give another --out")
         self.train_set = load(parts.train, recipe.training_input, "training pictures", recipe.skip_unreadable)
         self.validation_set = load(parts.validation, recipe.input, "validation pictures", recipe.skip_unreadable)
@@ -126,7 +126,7 @@ class Trainer:
         checkpoint.save(self.run / "last.pt", state | self.description())
 
     def description(self) -> dict[str, Any]:
-        return {"recipe": self.recipe.as_dict(), "parts": self.parts, "classes": list(self.classes), "mean": self.mean, "std": self.std}
+        return {"recipe": self.recipe.as_dict(), "parts_digest": self.parts_digest, "classes": list(self.classes), "mean": self.mean, "std": self.std}
 
     def learning_rate(self) -> float:
         """From nothing up to lr in a straight line, then down to final_lr as a cosine, step by step."""

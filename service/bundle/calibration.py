@@ -16,7 +16,7 @@ def is_none(value: object) -> bool:
 
 
 class ClassCalibration(Strict):
-    """Calibration images that were predicted to be of one class, and what decides over such pictures."""
+    """Calibration images that were predicted to be of one class, and what decides over such pictures: pooled is one threshold for all of these."""
 
     images: Annotated[int, Field(ge=0)]
     threshold: Literal["own", "pooled"]

@@ -40,7 +40,9 @@ class References:
     @property
     def expected_false_reject_ratio(self) -> float:
         """Share of all ID images that is rejected on average: by the threshold of each group, as many of it as were predicted to be."""
-        groups = [*self.own.values(), *([self.rest] if self.rest else [])] or [self.pooled]
+        if not self.own:
+            return self.pooled.gate.expected_false_reject_ratio
+        groups = [*self.own.values(), *([self.rest] if self.rest else [])]
         rejected = sum(len(group.calibration) * group.gate.expected_false_reject_ratio for group in groups)
         return rejected / sum(len(group.calibration) for group in groups)
 

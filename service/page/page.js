@@ -78,10 +78,11 @@ function showAlphas(chosen) {
 function showPromise() {
   const { alpha, guarantee, expected_false_reject_ratio: expected, class_thresholds: own, ...measured } = point();
   const { delta, data } = model.manifest.calibration;
-  const trust = guarantee === "pac" ? `with ${percent(1 - delta)} confidence` : "on average";
+  const trust = guarantee === "pac" ? `with ${percent(Number((1 - delta).toFixed(6)))} confidence` : "on average";
   const promise = `${trust} at most ${percent(alpha)} of good pictures are rejected`;
   $("promise").textContent = Object.keys(own).length
-    ? `Promised for each class with its own threshold: ${promise}. Nothing is promised about all pictures together.`
+    ? `Promised for each class with its own threshold, and for the others together: ${promise}.` +
+      (guarantee === "pac" ? " Nothing is promised about all pictures at once." : "")
     : `Promised: ${promise}. Expected: ${percent(expected)}.`;
   $("good").textContent = `Good: like those that it was calibrated with (${data}). How many others are caught is measured, not promised.`;
   const rows = Object.entries(measured.ood_caught_ratio).map(([set, share]) => {
@@ -124,7 +125,8 @@ function show(card, answer, id, { images, limit, own }) {
   const by = `by ${answer.postprocessor} at alpha ${answer.alpha}`;
   if (ood.rejected) close(card, "rejected", "I don’t know", `Rejected ${by}. Made to choose: ${label}, ${percent(probability)}.`);
   else close(card, "accepted", label, `Accepted ${by}; ${percent(probability)} probable.`);
-  const among = Object.hasOwn(own, label) ? `calibration pictures taken for ${label}` : "calibration pictures";
+  const shared = Object.keys(own).length ? "calibration pictures of the classes that share a threshold" : "calibration pictures";
+  const among = Object.hasOwn(own, label) ? `calibration pictures taken for ${label}` : shared;
   card.querySelector(".meaning").textContent = `p = ${ood.p_value.toPrecision(2)}: ${percent(ood.p_value)} of ${among} are at least as strange.`;
   // Logarithmic, from the smallest p-value there can be to 1: the rejecting ones are otherwise too few to see. With thresholds of
   // their own, classes have no common end.

@@ -3,7 +3,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.keys import OPEN, Keys
+from service.keys import Keys
 from service.settings import Settings, WrongSetting
 from tests.bundles import id_png
 from tests.servers import check, serving
@@ -17,7 +17,9 @@ def bearer(key: str) -> dict[str, str]:
 
 def test_with_keys_only_probes_metrics_and_documentation_are_open(models_dir: Path) -> None:
     with serving(models_dir, api_keys=API) as client:
-        for path in OPEN:
+        probes = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
+        pages = ("/", "/page.css", "/page.js", "/openapi.json", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js")
+        for path in (*probes, *pages):
             assert client.get(path).status_code == 200
         for path in ("/models", "/models/tiny", "/v2", "/v2/models/tiny", "/nothing"):
             check(client.get(path), 401, "missing-key")

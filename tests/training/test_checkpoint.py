@@ -20,7 +20,7 @@ def best(**changes: Any) -> dict[str, Any]:
     recipe = Recipe(data="set", width=8)
     network = build_network("resnet18_32x32", 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 8)
     state = {"network": network.state_dict(), "epoch": 4, "code_version": "1", "validation_accuracy": 0.75}
-    known = {"recipe": recipe.as_dict(), "parts": "digest", "classes": ["a", "b", "c"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+    known = {"recipe": recipe.as_dict(), "parts_digest": "digest", "classes": ["a", "b", "c"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
     return state | known | changes
 
 
@@ -115,3 +115,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"table.json cannot be written: .*No space left"):
         write(file, half)
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("table.json", "of yesterday")]
+
+
+def test_a_checkpoint_from_before_runs_knew_their_pictures_says_what_to_do(tmp_path: Path) -> None:
+    state = best()
+    del state["parts_digest"]
+    checkpoint.save(tmp_path / "best.pt", state)
+    with pytest.raises(TrainingError, match=r"best\.pt is not a checkpoint of this version: it has no parts_digest; train it anew"):
+        load_trained(tmp_path)

@@ -201,7 +201,7 @@ def test_test_pictures_that_chose_the_checkpoint_are_not_measured(
     capsys.readouterr()
     main(["evaluate", str(run), "--far", f"mixtures={mixtures}", "--postprocessors", "msp"])
     said = capsys.readouterr().out
-    assert "30 of 120 test pictures chose the checkpoint and are left out" in said
+    assert "30 of 120 test pictures chose the checkpoint or calibrate, and are left out" in said
     assert "90 ID pictures" in said
 
 
@@ -214,7 +214,7 @@ def test_where_every_test_picture_chose_the_checkpoint_nothing_is_measured(
     monkeypatch.chdir(tmp_path)
     words = ["--width", "8", "--epochs", "1", "--batch-size", "32", "--out", "run"]
     main(["train", "--data", str(tmp_path / "set"), "--validation", "set/test.parquet", *words])
-    with pytest.raises(SystemExit, match=r"all 120 test pictures of .* chose the checkpoint, there is none to measure on"):
+    with pytest.raises(SystemExit, match=r"all 120 test pictures of .* chose the checkpoint or calibrate, none is left to measure on"):
         main(["evaluate", "run", "--far", f"mixtures={mixtures}", "--postprocessors", "msp"])
 
 

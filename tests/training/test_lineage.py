@@ -98,8 +98,37 @@ def test_a_folder_that_has_grown_cannot_go_on_without_calibration_pictures_of_it
 ) -> None:
     add_a_picture(photos)
     recipe = replace(short, initial=str(run))
-    with pytest.raises(TrainingError, match=r"are not those that .*run was trained with, so it may have been .* with --calibration"):
+    with pytest.raises(TrainingError, match=r"photos have changed since, so .*run may have been trained on \d+ of the 61 calibration pictures"):
         load_initial(recipe, open_parts(recipe))
+    elsewhere = replace(recipe, calibration=str(write_folder(tmp_path / "later")))
+    assert load_initial(elsewhere, open_parts(elsewhere)).recipe == short
+
+
+def test_pictures_named_for_calibration_may_come_and_go(run: Path, short: Recipe, write_folder: WriteFolder, tmp_path: Path) -> None:
+    later = write_folder(tmp_path / "later")
+    recipe = replace(short, calibration=str(later))
+    train(recipe, tmp_path / "named")
+    add_a_picture(later)
+    assert len(trained_parts(load_trained(tmp_path / "named")).calibration) == 121
+
+
+def test_an_ancestor_that_is_gone_cannot_be_looked_through_and_is_told(
+    run: Path, short: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(replace(short, initial=str(run)), tmp_path / "later")
+    shutil.rmtree(run)
+    recipe = replace(short, initial=str(tmp_path / "later"))
+    assert load_initial(recipe, open_parts(recipe)).recipe.initial == str(run)
+    assert f"{run}: whether it was trained on what is set aside for calibration cannot be told: " in capsys.readouterr().out
+
+
+def test_no_picture_calibrates_and_is_measured(run: Path, short: Recipe, mixtures: Path, tmp_path: Path) -> None:
+    parts = open_parts(short)
+    targets = open_own(parts.calibration, "photos", None, near={}, far={"mixtures": str(mixtures)})
+    with pytest.raises(TrainingError, match="is in the ID test set and in the calibration set"):
+        export(run, load_trained(run), targets, Export("photos", tmp_path / "models"))
+    with pytest.raises(TrainingError, match="is in the ID test set and in the calibration set"):
+        measure(run, load_trained(run), targets, ["msp"])
 
 
 def test_what_lies_elsewhere_by_now_cannot_be_looked_through_and_is_told(
@@ -108,7 +137,7 @@ def test_what_lies_elsewhere_by_now_cannot_be_looked_through_and_is_told(
     photos.rename(tmp_path / "moved")
     recipe = replace(short, data=str(tmp_path / "moved"), initial=str(run))
     assert load_initial(recipe, open_parts(recipe)).recipe == short
-    assert f"whether {run} was trained on what is set aside for calibration cannot be told: " in capsys.readouterr().out
+    assert f"{run}: whether it was trained on what is set aside for calibration cannot be told: " in capsys.readouterr().out
 
 
 def test_copies_are_found_among_many_and_no_others() -> None:

@@ -67,3 +67,9 @@ def test_a_rare_strange_class_costs_the_stream_no_more_than_alpha(guarantee: str
         scores = (random.standard_normal(len(predicted)) + np.array([0, 0, 3])[predicted]).astype(np.float32)
         above += (scores > hold_against(found, predicted, scores)[1]).mean() > ALPHA
     assert above / 100 <= most + 0.1
+
+
+@pytest.mark.parametrize("n", [169, 339])
+def test_without_thresholds_by_class_what_is_expected_is_k_of_n_and_one_to_the_last_digit(n: int) -> None:
+    found, _ = opened({"a": n, "b": 0}, {}, guarantee="marginal")
+    assert found.expected_false_reject_ratio == found.pooled.gate.expected_false_reject_ratio <= ALPHA

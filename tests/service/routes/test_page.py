@@ -177,7 +177,7 @@ def test_with_thresholds_of_their_own_classes_have_no_promise_and_no_scale_in_co
     with serving(tmp_path / "models") as client:
         browser.get(str(client.base_url))
         wait(browser, lambda: text(browser, "promise"))
-        assert text(browser, "promise").startswith("Promised for each class with its own threshold: with 95% confidence at most 5% ")
+        assert text(browser, "promise").startswith("Promised for each class with its own threshold, and for the others together: ")
         (card,) = give(browser, tmp_path / "new/000.png")
         assert re.search(r"of calibration pictures taken for (red|green|blue) are at least as strange", card.text)
         assert not card.find_element(By.CLASS_NAME, "scale").is_displayed()
