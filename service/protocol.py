@@ -114,6 +114,9 @@ class Protocol(HttpToolsProtocol):
                     return
                 # RFC 9110, 7.8: who does not speak the protocol that is offered answers in the one in which the request came.
                 data = self.head_without_upgrade() + data[exc.args[0] :]
+                # The old one reads nothing more where the connection is to end after this request.
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def head_without_upgrade(self) -> bytes:
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]

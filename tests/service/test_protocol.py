@@ -115,6 +115,14 @@ def test_a_request_that_offers_another_protocol_is_answered_in_this_one(
     assert body.endswith(b'{"status":"alive"}'), "the connection goes on"
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+def test_so_is_one_after_which_the_connection_ends(client: httpx.Client, version: bytes) -> None:
+    head, body = upgrading(id_png(), chunked=False)
+    status, _, answer = exchange(client, head.replace(b"HTTP/1.1", version).replace(b"Connection: ", b"Connection: close, "), body)
+    assert status == 200
+    assert answer.startswith(b'{"model":"tiny"')
+
+
 @pytest.mark.parametrize("sent", [b"GARBAGE\r\n\r\n", b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"])
 def test_what_is_no_http_is_answered_with_a_problem(client: httpx.Client, sent: bytes) -> None:
     status, fields, body = exchange(client, sent)
