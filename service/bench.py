@@ -48,8 +48,6 @@ def bench(settings: Settings, paths: list[str], plan: Plan) -> int:
         names = expand(paths)
         if not names:
             raise NoPictures(f"{', '.join(paths)}: no pictures there")
-        for name in names:
-            Path(name).open("rb").close()
         target = server(plan.url, [Path(name).read_bytes() for name in names], plan.headers) if plan.url else in_process(settings, names)
         if plan.json is not None:
             # Whether that works is better known before minutes of measuring.
@@ -119,6 +117,8 @@ async def answer(model: Model, decoder: Decoder, name: str, top_k: int) -> Answe
 
 
 def in_process(settings: Settings, names: Sequence[str]) -> Target:
+    for name in names:
+        Path(name).open("rb").close()
     folder = find_folder(settings, None)
 
     @asynccontextmanager

@@ -93,14 +93,14 @@ class Model:
 
     def choose_watched(self) -> tuple[Choice, bool]:
         """The default choice with one gate for all classes, and whether it keeps the PAC promise, without which there is no drift alarm."""
-        references = self.default.references
+        pooled = self.default.references.pooled
+        together = replace(self.default, references=References(pooled)) if self.default.references.own else self.default
         if self.guarantee == "pac":
-            return (replace(self.default, references=References(references.pooled)) if references.own else self.default), True
-        pooled = references.pooled
+            return together, True
         try:
             gate = open_gate(pooled.calibration, pooled.gate.alpha, "pac", self.manifest.calibration.delta)
         except TooFewCalibrationImages:
-            return (replace(self.default, references=References(pooled)) if references.own else self.default), False
+            return together, False
         return replace(self.default, references=References(replace(pooled, gate=gate))), True
 
     def begin_watch(self) -> Watch:

@@ -392,12 +392,10 @@ def test_processes_on_one_machine_share_its_memory(blobs: Path, monkeypatch: pyt
 # --- holding out ---
 
 
-@given(
-    counts=st.lists(st.integers(1, 300), min_size=2, max_size=8),
-    share=st.floats(0.01, 0.9),
-    limit=st.integers(1, 500),
-    seed=st.integers(0, 100),
-)
+SIZES = {"counts": st.lists(st.integers(1, 300), min_size=2, max_size=8), "limit": st.integers(1, 500), "seed": st.integers(0, 100)}
+
+
+@given(share=st.floats(0.01, 0.9), **SIZES)
 def test_holding_out_splits_each_class_alike_and_keeps_the_limit(counts: list[int], share: float, limit: int, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     kept, held = hold_out(labels, share, limit, seed)
@@ -410,12 +408,7 @@ def test_holding_out_splits_each_class_alike_and_keeps_the_limit(counts: list[in
         assert all(abs(got - share * count) <= 1 for got, count in zip(found, counts, strict=True))
 
 
-@given(
-    counts=st.lists(st.integers(1, 300), min_size=2, max_size=8),
-    share=st.floats(0, 0.9),
-    limit=st.integers(1, 500),
-    seed=st.integers(0, 100),
-)
+@given(share=st.floats(0, 0.9), **SIZES)
 def test_setting_aside_takes_the_same_share_of_all_and_of_each_class_to_a_picture(counts: list[int], share: float, limit: int, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     kept, aside = set_aside(labels, share, limit, seed)
